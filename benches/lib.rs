@@ -1,0 +1,1 @@
+//! Benchmarks of lowbit; see the `[[bench]]` targets.

@@ -1,0 +1,2 @@
+//! The `lowbit` program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Command line of lowbit: quantize, lower, run and inspect PyTorch models.

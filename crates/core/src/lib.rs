@@ -1,0 +1,1 @@
+//! IR, operators, observers, quantizers, passes and the plug-in contract of lowbit.

@@ -1,0 +1,1 @@
+//! CPU executor of lowbit: plans a program once, then runs it.

@@ -1,0 +1,1 @@
+//! Conformance kit that every lowbit backend runs.

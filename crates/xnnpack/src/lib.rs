@@ -1,0 +1,1 @@
+//! XNNPACK backend of lowbit: quantizer and lowering.

@@ -1,0 +1,1 @@
+//! Integration tests of lowbit live in `it/`.
