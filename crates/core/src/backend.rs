@@ -1,0 +1,158 @@
+//! The plug-in contract: what a backend crate implements and how it registers.
+
+use crate::ir::{NodeId, Program};
+use crate::passes::Pipeline;
+use crate::quantizer::Quantizer;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// A named configuration of a backend's quantizer.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Recipe {
+    /// `int8-static-per-channel`
+    pub name: &'static str,
+    /// One line of help.
+    pub help: &'static str,
+}
+
+/// Options of a backend as text, by name; unknown ones are an error of the backend.
+pub type Options = BTreeMap<String, String>;
+
+/// A kind of device or runtime.
+pub trait Backend: Debug + Sync {
+    /// Its name on the command line: `xnnpack`.
+    fn name(&self) -> &'static str;
+
+    /// The version of the crate that brings it: `env!("CARGO_PKG_VERSION")`.
+    fn version(&self) -> &'static str;
+
+    /// What its quantizer can be configured to do; the first is the default.
+    fn recipes(&self) -> &'static [Recipe];
+
+    /// The quantizer of a recipe.
+    ///
+    /// # Errors
+    /// [`BackendError::UnknownRecipe`], [`BackendError::BadOption`].
+    fn quantizer(&self, recipe: &str, options: &Options) -> Result<Box<dyn Quantizer>, BackendError>;
+
+    /// The lowering to this backend.
+    ///
+    /// # Errors
+    /// [`BackendError::BadOption`].
+    fn lowering(&self, options: &Options) -> Result<Box<dyn Lowering>, BackendError>;
+}
+
+/// Takes parts of programs and compiles them.
+pub trait Lowering: Debug {
+    /// The delegate's name in an ExecuTorch program: `XnnpackBackend`.
+    fn delegate_id(&self) -> &'static str;
+
+    /// Passes to run before partitioning.
+    fn passes(&self) -> Pipeline {
+        Pipeline::default()
+    }
+
+    /// What is to be done with `node`.
+    fn claim(&self, program: &Program, node: NodeId) -> Claim;
+
+    /// Compiles a region that was claimed: inputs and outputs are those of the delegate call, in order.
+    ///
+    /// # Errors
+    /// [`BackendError::Compile`] names the node.
+    fn compile(&self, part: &Program) -> Result<Blob, BackendError>;
+}
+
+/// What a backend says of one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// It goes to the backend together with the others listed here (the q/dq nodes around it); the list may hold the
+    /// node itself or not.
+    Take(Vec<NodeId>),
+    /// It stays outside, and why.
+    Leave(Cow<'static, str>),
+}
+
+/// A compiled region.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Blob {
+    /// What the runtime's delegate reads.
+    pub bytes: Vec<u8>,
+    /// Key and value pairs handed to the delegate.
+    pub compile_specs: Vec<(String, Vec<u8>)>,
+    /// Constants stored beside the blob by key; equal keys are stored once.
+    pub named_data: Vec<NamedData>,
+}
+
+/// A constant that a delegate finds by key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedData {
+    /// The key; derived from the contents, so that equal constants are shared.
+    pub key: String,
+    /// The contents.
+    pub bytes: Arc<[u8]>,
+    /// Alignment in the file, in bytes; a power of two.
+    pub alignment: u32,
+}
+
+/// Why a backend did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// No such recipe.
+    #[error("backend {backend} has no recipe {recipe:?}; it has: {}", known.join(", "))]
+    UnknownRecipe {
+        /// The backend.
+        backend: &'static str,
+        /// What was asked for.
+        recipe: String,
+        /// What there is.
+        known: Vec<&'static str>,
+    },
+    /// An option it does not know, or a value it does not take.
+    #[error("backend {backend}: option {option:?}: {reason}")]
+    BadOption {
+        /// The backend.
+        backend: &'static str,
+        /// The option.
+        option: String,
+        /// What would be right.
+        reason: String,
+    },
+    /// No backend of that name in this binary.
+    #[error("no backend {name:?} is linked into this program (linked: {}); add the crate and \"use lowbit_{name} as _;\"", if linked.is_empty() { "none".to_string() } else { linked.join(", ") })]
+    NotLinked {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        linked: Vec<&'static str>,
+    },
+    /// Two crates register the same name.
+    #[error("two backends are named {0:?}; link only one of them")]
+    Duplicate(&'static str),
+    /// A region could not be compiled.
+    #[error("backend {backend}: {node}: {reason}")]
+    Compile {
+        /// The backend.
+        backend: &'static str,
+        /// The node, with its module path.
+        node: String,
+        /// What is wrong, and the cure.
+        reason: String,
+    },
+}
+
+/// What [`register_backend!`](crate::register_backend) collects.
+#[derive(Debug)]
+pub struct Plugin(pub &'static dyn Backend);
+inventory::collect!(Plugin);
+
+/// Registers a backend: `register_backend!(Acme);` with a unit struct, once in its crate. It expands to one
+/// `inventory::submit!`; [`Registry::linked`](crate::Registry::linked) finds it in every program that names the crate.
+#[macro_export]
+macro_rules! register_backend {
+    ($backend:expr) => {
+        $crate::inventory::submit! { $crate::backend::Plugin(&$backend) }
+    };
+}

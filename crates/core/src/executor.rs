@@ -1,0 +1,64 @@
+//! The contract of executors; `lowbit-cpu` implements it.
+
+use crate::ir::{BindError, Program, ValueId};
+use crate::tensor::{Tensor, TensorView};
+
+/// Receives each watched value once a run, in program order.
+pub type Probe<'a> = dyn FnMut(ValueId, TensorView<'_>) + 'a;
+
+/// Runs programs.
+pub trait Executor: std::fmt::Debug + Sync {
+    /// Prepares a program; the session keeps what it needs of it (constants are shared, not copied).
+    /// Values in `watch` are shown to the probe of every run, inputs and constants included.
+    ///
+    /// # Errors
+    /// When the program holds something this executor cannot run.
+    fn load(&self, program: &Program, watch: &[ValueId]) -> Result<Box<dyn Session>, RunError>;
+}
+
+/// A loaded program. Mutated buffers keep their state from run to run.
+pub trait Session: std::fmt::Debug + Send {
+    /// Runs once; gives the user's outputs. Mutated *inputs* are not written back: their new values are lost unless the
+    /// program also returns them.
+    ///
+    /// # Errors
+    /// When inputs do not fit, or a kernel fails on their contents (an index out of range).
+    fn run(&mut self, inputs: &[Tensor], probe: &mut Probe<'_>) -> Result<Vec<Tensor>, RunError>;
+}
+
+/// Why a program did not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// Inputs do not fit the program.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A node failed.
+    #[error("{node} ({module}): {reason}\n  in: {text}")]
+    Node {
+        /// Name of the node.
+        node: String,
+        /// Path of its module.
+        module: String,
+        /// What is wrong.
+        reason: String,
+        /// The node's text form.
+        text: String,
+    },
+    /// The program needs something this executor does not have.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+impl RunError {
+    /// An error of this node.
+    pub fn node(program: &Program, n: crate::ir::NodeId, reason: impl Into<String>) -> Self {
+        let node = program.graph.node(n);
+        RunError::Node {
+            node: node.name.to_string(),
+            module: node.module.path().to_string(),
+            reason: reason.into(),
+            text: crate::ir::text::node_line(program, n),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The stages: `prepare → calibrate → convert → evaluate → lower`. Each consumes the one before.

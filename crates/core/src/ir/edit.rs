@@ -1,0 +1,219 @@
+//! Writing graphs: the only code that changes one. Find on an immutable program first, then edit.
+
+use super::arena::Key;
+use super::arg::Arg;
+use super::graph::{ConstId, Def, Graph, ModuleStack, Node, NodeId, Use, Value, ValueId};
+use super::types::TensorType;
+use crate::ops::{Call, InferError, OpDef};
+use std::sync::Arc;
+
+/// A node to be inserted.
+#[derive(Clone, Debug)]
+pub struct NewNode {
+    /// The operator.
+    pub op: &'static OpDef,
+    /// Arguments in schema order; missing ones at the end take the schema's defaults.
+    pub args: Vec<Arg>,
+    /// Wanted name; a number is added if it is taken. Empty: made from the operator's name.
+    pub name: Arc<str>,
+    /// The modules it belongs to.
+    pub module: ModuleStack,
+    /// Output types, for operators whose types cannot be inferred (delegate calls) and for checking at import.
+    pub types: Option<Vec<TensorType>>,
+}
+
+impl NewNode {
+    /// A node of `op` with these leading arguments.
+    pub fn new(op: &'static OpDef, args: impl Into<Vec<Arg>>) -> Self {
+        NewNode { op, args: args.into(), name: "".into(), module: ModuleStack::default(), types: None }
+    }
+
+    /// Sets the wanted name.
+    pub fn named(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Sets the modules it belongs to.
+    pub fn in_module(mut self, module: &ModuleStack) -> Self {
+        self.module = module.clone();
+        self
+    }
+
+    /// Takes the modules of `node`, and its name as the wanted one: for a node that replaces or extends another.
+    pub fn like(mut self, node: &Node) -> Self {
+        self.module = node.module.clone();
+        if self.name.is_empty() {
+            self.name = node.name.clone();
+        }
+        self
+    }
+}
+
+impl Graph {
+    /// Adds an input at the end of the list.
+    pub fn add_input(&mut self, name: &str, ty: TensorType) -> ValueId {
+        let def = Def::Input(u32::try_from(self.inputs.len()).expect("few inputs"));
+        let v = self.new_value(name, ty, def);
+        self.inputs.push(v);
+        v
+    }
+
+    /// Adds the value of a constant; [`Program::add_constant`](super::Program::add_constant) calls this.
+    pub(super) fn add_const_value(&mut self, c: ConstId, name: &str, ty: TensorType) -> ValueId {
+        self.new_value(name, ty, Def::Const(c))
+    }
+
+    /// Says what the program returns, then the new values of what it mutates.
+    pub fn set_outputs(&mut self, outputs: Vec<ValueId>) {
+        self.outputs = outputs;
+    }
+
+    /// Adds a node at the end.
+    ///
+    /// # Errors
+    /// When the arguments do not fit the operator.
+    pub fn append(&mut self, new: NewNode) -> Result<NodeId, InferError> {
+        self.insert(self.order.len(), new)
+    }
+
+    /// Inserts a node just before `at`.
+    ///
+    /// # Errors
+    /// When the arguments do not fit the operator.
+    pub fn insert_before(&mut self, at: NodeId, new: NewNode) -> Result<NodeId, InferError> {
+        self.insert(self.position(at), new)
+    }
+
+    /// Inserts a node just after `at`.
+    ///
+    /// # Errors
+    /// When the arguments do not fit the operator.
+    pub fn insert_after(&mut self, at: NodeId, new: NewNode) -> Result<NodeId, InferError> {
+        self.insert(self.position(at) + 1, new)
+    }
+
+    /// Inserts a node at the start: what constants and inputs alone feed.
+    ///
+    /// # Errors
+    /// When the arguments do not fit the operator.
+    pub fn prepend(&mut self, new: NewNode) -> Result<NodeId, InferError> {
+        self.insert(0, new)
+    }
+
+    /// Points one operand at another value.
+    pub fn redirect(&mut self, u: Use, to: ValueId) {
+        let operand = self.nodes[u.node].args.iter_mut().flat_map(Arg::values_mut).nth(u.slot as usize);
+        let from = std::mem::replace(operand.expect("a use names an operand of its node"), to);
+        self.values[from].uses.retain(|x| *x != u);
+        self.values[to].uses.push(u);
+    }
+
+    /// Points every reader of `from`, the program's outputs included, at `to`, except the node `keep`.
+    pub fn replace_uses(&mut self, from: ValueId, to: ValueId, keep: Option<NodeId>) {
+        for u in self.values[from].uses.clone() {
+            if Some(u.node) != keep {
+                self.redirect(u, to);
+            }
+        }
+        self.outputs.iter_mut().filter(|o| **o == from).for_each(|o| *o = to);
+    }
+
+    /// Removes a node whose outputs nobody reads.
+    pub fn erase(&mut self, n: NodeId) {
+        debug_assert!(
+            self.nodes[n].outputs.iter().all(|&v| self.values[v].uses.is_empty() && !self.is_output(v)),
+            "{n:?} is still in use"
+        );
+        for v in self.nodes[n].operands().collect::<Vec<_>>() {
+            self.values[v].uses.retain(|u| u.node != n);
+        }
+        self.order.retain(|&x| x != n);
+    }
+
+    /// Removes every listed node in one sweep; nobody outside the list may read their outputs.
+    pub fn erase_all(&mut self, gone: &[NodeId]) {
+        let mut dead = vec![false; self.nodes.len()];
+        gone.iter().for_each(|n| dead[n.index()] = true);
+        for &n in gone {
+            for v in self.nodes[n].operands().collect::<Vec<_>>() {
+                self.values[v].uses.retain(|u| !dead[u.node.index()]);
+            }
+        }
+        self.order.retain(|n| !dead[n.index()]);
+    }
+
+    /// Renames a value; a number is added if the name is taken.
+    pub fn rename(&mut self, v: ValueId, name: &str) {
+        self.values[v].name = self.unique(name);
+    }
+
+    fn position(&self, at: NodeId) -> usize {
+        self.order.iter().position(|&n| n == at).expect("the node is scheduled")
+    }
+
+    fn insert(&mut self, at: usize, mut new: NewNode) -> Result<NodeId, InferError> {
+        let schema = new.op.schema();
+        for i in new.args.len()..schema.args.len() {
+            match &schema.args[i].default {
+                Some(d) => new.args.push(d.clone()),
+                None => return Err(InferError::new(format!("argument {} is missing", schema.args[i].name))),
+            }
+        }
+        schema.check(&new.args)?;
+        let types = match (new.op.traits.declared_types, new.types) {
+            (true, Some(types)) => types,
+            (true, None) => return Err(InferError::new("output types must be declared")),
+            (false, _) => (new.op.infer)(&Call { op: new.op, args: &new.args, graph: self })?,
+        };
+        let wanted = if new.name.is_empty() { new.op.short_name() } else { &new.name };
+        let name = self.unique(wanted);
+        let several = types.len() > 1;
+        let n = self.nodes.push(Node {
+            name: name.clone(),
+            module: new.module,
+            op: new.op,
+            args: new.args,
+            outputs: vec![],
+        });
+        for (i, ty) in types.into_iter().enumerate() {
+            let def = Def::Node(n, u32::try_from(i).expect("few outputs"));
+            let v = if several {
+                self.new_value(&format!("{name}_{i}"), ty, def)
+            } else {
+                // A single value carries its node's name.
+                self.values.push(Value { name: name.clone(), ty, def, uses: vec![] })
+            };
+            self.nodes[n].outputs.push(v);
+        }
+        for (slot, v) in self.nodes[n].operands().collect::<Vec<_>>().into_iter().enumerate() {
+            self.values[v].uses.push(Use { node: n, slot: u32::try_from(slot).expect("few operands") });
+        }
+        self.order.insert(at, n);
+        Ok(n)
+    }
+
+    fn new_value(&mut self, name: &str, ty: TensorType, def: Def) -> ValueId {
+        let name = self.unique(name);
+        self.values.push(Value { name, ty, def, uses: vec![] })
+    }
+
+    /// `wanted`, or `wanted_1`, `wanted_2`, … if it is taken.
+    fn unique(&mut self, wanted: &str) -> Arc<str> {
+        let Some(taken) = self.names.get_mut(wanted) else {
+            let name: Arc<str> = wanted.into();
+            self.names.insert(name.clone(), 1);
+            return name;
+        };
+        let mut n = *taken;
+        loop {
+            let name: Arc<str> = format!("{wanted}_{n}").into();
+            n += 1;
+            if !self.names.contains_key(&name) {
+                self.names.insert(wanted.into(), n);
+                self.names.insert(name.clone(), 1);
+                return name;
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Operators: one row each, with the schema PyTorch gives it and lowbit's shape rule.
+//!
+//! Adding one is a row in the family's file here, a kernel in the `cpu` crate and a golden case. Only functional
+//! operators have rows: the importer turns in-place ones into these.
+
+mod call;
+mod schema;
+pub mod views;
+
+pub use call::{Call, InferError};
+pub use schema::{ArgKind, ArgSpec, Schema};
+
+use crate::ir::TensorType;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{LazyLock, OnceLock};
+
+/// A shape rule: the types of the outputs from arguments and operand types.
+pub type Infer = fn(&Call<'_>) -> Result<Vec<TensorType>, InferError>;
+
+/// One operator.
+pub struct OpDef {
+    /// Full name with overload: `aten.conv2d.default`.
+    pub name: &'static str,
+    /// Signature in PyTorch's syntax, without the name: `(Tensor self, int dim=-1) -> Tensor`.
+    pub schema: &'static str,
+    /// The shape rule.
+    pub infer: Infer,
+    /// What passes may assume of it.
+    pub traits: OpTraits,
+    #[doc(hidden)]
+    pub parsed: OnceLock<Schema>,
+}
+
+/// What passes may assume of an operator. All false: nothing.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpTraits {
+    /// Computes each output element from the elements at the same (broadcast) place of its operands.
+    pub elementwise: bool,
+    /// Moves or repeats elements of operand 0 and changes none: reshape, permute, slice, clone …
+    pub moves_data: bool,
+    /// The output can only take values of operand 0 (or between them), so that it can carry the same quantization
+    /// parameters: `moves_data` operators, relu, max pool, average pool …
+    pub shares_qparams: bool,
+    /// Draws random numbers: never folded.
+    pub random: bool,
+    /// Output types cannot be inferred; whoever makes a node declares them.
+    pub declared_types: bool,
+}
+
+impl OpTraits {
+    /// No assumption.
+    pub const NONE: OpTraits = OpTraits {
+        elementwise: false,
+        moves_data: false,
+        shares_qparams: false,
+        random: false,
+        declared_types: false,
+    };
+}
+
+impl OpDef {
+    /// The parsed signature.
+    pub fn schema(&self) -> &Schema {
+        self.parsed.get_or_init(|| Schema::parse(self.schema).expect("a test parses the schema of every row"))
+    }
+
+    /// The middle part of the name: `conv2d`.
+    pub fn short_name(&self) -> &'static str {
+        self.name.split('.').nth(1).unwrap_or(self.name)
+    }
+
+    /// The name without its overload: `aten.conv2d`.
+    pub fn packet(&self) -> &'static str {
+        self.name.rsplit_once('.').map_or(self.name, |(p, _)| p)
+    }
+}
+
+impl fmt::Debug for OpDef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl PartialEq for OpDef {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other) || self.name == other.name
+    }
+}
+impl Eq for OpDef {}
+
+/// Declares operators, one row each, and the module's slice `OPS` of them all:
+/// `ID = "name" "schema", shape_rule, trait, trait;`
+macro_rules! ops {
+    ($($(#[$meta:meta])* $id:ident = $name:literal $schema:literal, $infer:expr $(, $flag:ident)*;)*) => {
+        $(
+            #[doc = concat!("`", $name, $schema, "`")]
+            $(#[$meta])*
+            pub static $id: $crate::ops::OpDef = $crate::ops::OpDef {
+                name: $name,
+                schema: $schema,
+                infer: $infer,
+                traits: $crate::ops::OpTraits { $($flag: true,)* ..$crate::ops::OpTraits::NONE },
+                parsed: ::std::sync::OnceLock::new(),
+            };
+        )*
+        pub(super) static OPS: &[&$crate::ops::OpDef] = &[$(&$id),*];
+    };
+}
+
+/// The families. Each is a module of rows, re-exported here: `ops::LINEAR`.
+macro_rules! families {
+    ($($family:ident),* $(,)?) => {
+        $(mod $family; pub use $family::*;)*
+        static FAMILIES: &[&[&OpDef]] = &[$($family::OPS),*];
+    };
+}
+families! { linear, quantized, delegate }
+
+/// Every operator, by family.
+pub fn all() -> impl Iterator<Item = &'static OpDef> {
+    FAMILIES.iter().flat_map(|f| f.iter().copied())
+}
+
+/// The operator of this full name (`aten.relu.default`).
+pub fn lookup(name: &str) -> Option<&'static OpDef> {
+    static BY_NAME: LazyLock<HashMap<&str, &OpDef>> = LazyLock::new(|| all().map(|o| (o.name, o)).collect());
+    BY_NAME.get(name).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schemas_parse_and_names_are_unique() {
+        let mut names = std::collections::HashSet::new();
+        for op in all() {
+            let schema = Schema::parse(op.schema);
+            assert!(schema.is_ok(), "{}: {schema:?}", op.name);
+            assert!(names.insert(op.name), "{} has two rows", op.name);
+            assert_eq!(op.name.split('.').count(), 3, "{} is not namespace.name.overload", op.name);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Specs: how one site is to be quantized, and the contract of observers.
+
+use super::annotations::Site;
+use super::scheme::{Granularity, Mapping, QParams, QRange, QScheme};
+use ndarray::ArrayViewD;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// How one site is quantized.
+#[derive(Clone, Debug)]
+pub enum Spec {
+    /// An observer finds the range (`QuantizationSpec`).
+    Observed(QuantSpec),
+    /// Known parameters (`FixedQParamsQuantizationSpec`).
+    Fixed(QParams),
+    /// The same parameters as another site (`SharedQuantizationSpec`); chains are followed, order does not matter.
+    SharedWith(Site),
+    /// Computed from other sites' parameters (`DerivedQuantizationSpec`).
+    Derived {
+        /// The sites computed from.
+        from: Vec<Site>,
+        /// How.
+        rule: DeriveRule,
+        /// The integers.
+        range: QRange,
+        /// Granularity and mapping of the result.
+        scheme: QScheme,
+    },
+}
+
+impl From<QuantSpec> for Spec {
+    fn from(s: QuantSpec) -> Self {
+        Spec::Observed(s)
+    }
+}
+
+/// How derived parameters are computed.
+#[derive(Copy, Clone)]
+#[non_exhaustive]
+pub enum DeriveRule {
+    /// A bias: scale is the product of the activation's and the weight's, zero point 0.
+    BiasScale,
+    /// Any function of the parameters of `from`, in order.
+    Custom(fn(&[QParams]) -> QParams),
+}
+
+impl Debug for DeriveRule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            DeriveRule::BiasScale => "BiasScale",
+            DeriveRule::Custom(_) => "Custom",
+        })
+    }
+}
+
+/// Observe, then quantize.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuantSpec {
+    /// The integers.
+    pub range: QRange,
+    /// Granularity and mapping.
+    pub scheme: QScheme,
+    /// What watches the values.
+    pub observer: ObserverKind,
+    /// Least scale.
+    pub eps: f64,
+    /// Parameters are chosen at run time, from each input; the observer only carries the spec.
+    pub dynamic: bool,
+}
+
+impl QuantSpec {
+    /// Per tensor, static, with the least scale of the ExecuTorch backends (2⁻¹²).
+    pub fn new(range: QRange, mapping: Mapping, observer: ObserverKind) -> Self {
+        let scheme = QScheme { granularity: Granularity::Tensor, mapping };
+        QuantSpec { range, scheme, observer, eps: 2f64.powi(-12), dynamic: false }
+    }
+
+    /// One scale for each index of `axis`.
+    pub fn per_channel(mut self, axis: u32) -> Self {
+        self.scheme.granularity = Granularity::Channel { axis };
+        self
+    }
+
+    /// Another least scale.
+    pub fn eps(mut self, eps: f64) -> Self {
+        self.eps = eps;
+        self
+    }
+
+    /// Parameters chosen at run time.
+    pub fn dynamic(mut self) -> Self {
+        self.dynamic = true;
+        self
+    }
+}
+
+/// The observers that come with lowbit, and any other.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ObserverKind {
+    /// Running minimum and maximum (per tensor or per channel, as the scheme says).
+    MinMax,
+    /// Exponential moving average of minimum and maximum.
+    MovingAverage {
+        /// Weight of the newest batch; PyTorch's default is 0.01.
+        constant: f64,
+    },
+    /// A histogram, and the range with the least squared error.
+    Histogram {
+        /// Number of bins; PyTorch's default is 2048.
+        bins: u32,
+    },
+    /// Watches nothing: dynamic quantization (`PlaceholderObserver`).
+    Placeholder,
+    /// A third party's.
+    Custom(Arc<dyn ObserverFactory>),
+}
+
+impl PartialEq for ObserverKind {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (ObserverKind::MinMax, ObserverKind::MinMax) => true,
+            (ObserverKind::Placeholder, ObserverKind::Placeholder) => true,
+            (ObserverKind::MovingAverage { constant: a }, ObserverKind::MovingAverage { constant: b }) => {
+                a == b
+            }
+            (ObserverKind::Histogram { bins: a }, ObserverKind::Histogram { bins: b }) => a == b,
+            (ObserverKind::Custom(a), ObserverKind::Custom(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
+/// Makes observers of a third party's kind.
+pub trait ObserverFactory: Debug + Send + Sync {
+    /// An observer for one group of sites.
+    fn create(&self, spec: &QuantSpec) -> Box<dyn Observer>;
+}
+
+/// Watches the values of one group of sites and finds quantization parameters.
+pub trait Observer: Debug + Send {
+    /// Its name in reports: `histogram`.
+    fn name(&self) -> &'static str;
+
+    /// Looks at one batch, in any memory order. Non-finite elements are left out (and counted by calibration).
+    fn observe(&mut self, x: ArrayViewD<'_, f32>);
+
+    /// Adds what another observer of the same kind and spec has seen, as if it came after what this one has seen.
+    ///
+    /// # Errors
+    /// When the state belongs to another kind or spec.
+    fn merge(&mut self, later: &ObserverState) -> Result<(), ObserverError>;
+
+    /// What a checkpoint stores.
+    fn state(&self) -> ObserverState;
+
+    /// Scales and zero points for what was seen.
+    ///
+    /// # Errors
+    /// [`ObserverError::SawNothing`] when it has seen no data.
+    fn qparams(&self) -> Result<QParams, ObserverError>;
+}
+
+/// What an observer has seen, as a value to store, ship and merge.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct ObserverState {
+    /// The observer's name.
+    pub observer: String,
+    /// Its numbers, named; f32 arrays keep their bits.
+    pub fields: std::collections::BTreeMap<String, Vec<f32>>,
+}
+
+/// Why an observer has no answer.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ObserverError {
+    /// No data.
+    #[error("the observer saw no data")]
+    SawNothing,
+    /// A state that does not belong here.
+    #[error("a {got} state cannot be merged into a {want} observer: {reason}")]
+    Merge {
+        /// This observer.
+        want: String,
+        /// The state's observer.
+        got: String,
+        /// What differs.
+        reason: String,
+    },
+}

@@ -1,0 +1,37 @@
+//! Quantizers: who decides which sites are quantized, and how.
+
+use crate::ir::Program;
+use crate::passes::PassError;
+use crate::quant::{Annotations, Granularity, QuantError};
+use std::fmt::Debug;
+
+/// Decides which sites of a program are quantized, and how. A backend writes one.
+pub trait Quantizer: Debug {
+    /// Brings the program into the form that `annotate` expects (scalars to tensors, decompositions).
+    ///
+    /// # Errors
+    /// When a pass fails.
+    fn transform(&self, _program: &mut Program) -> Result<(), PassError> {
+        Ok(())
+    }
+
+    /// Fills in annotations. The program cannot change here.
+    ///
+    /// # Errors
+    /// When the configuration asks for what cannot be.
+    fn annotate(&self, program: &Program, out: &mut Annotations) -> Result<(), QuantError>;
+
+    /// Refuses what the backend cannot run.
+    ///
+    /// # Errors
+    /// Names the site and the cure.
+    fn validate(&self, _program: &Program, _annotations: &Annotations) -> Result<(), QuantError> {
+        Ok(())
+    }
+
+    /// What shares a scale when the *device* quantizes activations at run time, where that differs from what the
+    /// converted program says (torchao writes per tensor, XNNPACK computes per row). Evaluation simulates this.
+    fn dynamic_granularity(&self) -> Option<Granularity> {
+        None
+    }
+}
