@@ -10,6 +10,8 @@
 //! ```
 //! Arguments that equal their defaults are left out; those that can only be given by name are `name=value`.
 
+mod parse;
 mod print;
 
+pub use parse::{ParseError, parse};
 pub use print::{node_line, print};
