@@ -3,7 +3,8 @@
 
 use crate::dtype::DType;
 use crate::ir::{
-    Arg, ConstKind, ModuleFrame, ModuleStack, MutationTarget, NewNode, Program, SymbolRange, TensorType, ValueId,
+    Arg, ConstKind, ModuleFrame, ModuleStack, MutationTarget, NewNode, Program, SymbolRange, TensorType,
+    ValueId,
 };
 use crate::ops::{self, ArgKind, ArgSpec};
 use crate::symint::SymInt;
@@ -41,11 +42,14 @@ pub fn parse(text: &str) -> Result<Program, ParseError> {
             "" => continue,
             "program {" if !open => open = true,
             "}" if open && !closed => closed = true,
-            _ if !open || closed => return Err(fail("a program starts with `program {` and ends with `}`".into())),
+            _ if !open || closed => {
+                return Err(fail("a program starts with `program {` and ends with `}`".into()));
+            }
             _ => p.line(line, module).map_err(fail)?,
         }
     }
-    let end = |message: &str| ParseError { line: text.lines().count(), message: message.into(), text: "".into() };
+    let end =
+        |message: &str| ParseError { line: text.lines().count(), message: message.into(), text: "".into() };
     if !closed {
         return Err(end("the closing `}` is missing"));
     }
@@ -104,7 +108,9 @@ impl Builder {
     }
 
     fn value(&self, name: &str) -> Result<ValueId, String> {
-        let bare = name.strip_prefix('%').ok_or_else(|| format!("{name:?} is no value; a value's name starts with %"))?;
+        let bare = name
+            .strip_prefix('%')
+            .ok_or_else(|| format!("{name:?} is no value; a value's name starts with %"))?;
         self.values.get(bare).copied().ok_or_else(|| format!("{name} is not defined above"))
     }
 
@@ -141,7 +147,10 @@ impl Builder {
         let tensor = match data.trim() {
             "" => Tensor::zeros(ty.dtype, &shape).map_err(|e| e.to_string())?,
             list => {
-                let list = list.strip_prefix('[').and_then(|l| l.strip_suffix(']')).ok_or("elements in [ … ] expected")?;
+                let list = list
+                    .strip_prefix('[')
+                    .and_then(|l| l.strip_suffix(']'))
+                    .ok_or("elements in [ … ] expected")?;
                 let data: Vec<f64> = split_top(list)
                     .iter()
                     .map(|x| x.parse().map_err(|_| format!("{x:?} is no number")))
@@ -168,13 +177,17 @@ impl Builder {
                 }
                 None => (i, text),
             };
-            let spec = specs.get(place).ok_or_else(|| format!("{} takes {} arguments", op.name, specs.len()))?;
-            found[place] = Some(self.arg(spec, text.trim()).map_err(|e| format!("argument {}: {e}", spec.name))?);
+            let spec =
+                specs.get(place).ok_or_else(|| format!("{} takes {} arguments", op.name, specs.len()))?;
+            found[place] =
+                Some(self.arg(spec, text.trim()).map_err(|e| format!("argument {}: {e}", spec.name))?);
         }
         let args: Vec<Arg> = specs
             .iter()
             .zip(found)
-            .map(|(s, a)| a.or_else(|| s.default.clone()).ok_or_else(|| format!("argument {} is missing", s.name)))
+            .map(|(s, a)| {
+                a.or_else(|| s.default.clone()).ok_or_else(|| format!("argument {} is missing", s.name))
+            })
             .collect::<Result<_, _>>()?;
         let name = match results {
             [(name, _)] => name.clone(),
@@ -218,7 +231,9 @@ impl Builder {
         let boolean = |t: &str| t.parse::<bool>().map_err(|_| format!("{t:?} is neither true nor false"));
         Ok(match spec.kind {
             ArgKind::Tensor => Arg::Value(self.value(text)?),
-            ArgKind::TensorList => Arg::Values(items()?.into_iter().map(|t| self.value(t)).collect::<Result<_, _>>()?),
+            ArgKind::TensorList => {
+                Arg::Values(items()?.into_iter().map(|t| self.value(t)).collect::<Result<_, _>>()?)
+            }
             ArgKind::OptTensorList => Arg::OptValues(
                 items()?
                     .into_iter()
@@ -237,7 +252,9 @@ impl Builder {
                 _ => Arg::Int(int(text)?),
             },
             ArgKind::Str | ArgKind::Other => Arg::Str(text.trim_matches('"').into()),
-            ArgKind::DType => Arg::DType(DType::from_name(text).ok_or_else(|| format!("{text:?} is no element type"))?),
+            ArgKind::DType => {
+                Arg::DType(DType::from_name(text).ok_or_else(|| format!("{text:?} is no element type"))?)
+            }
         })
     }
 }
@@ -276,7 +293,11 @@ fn parse_type(text: &str) -> Result<TensorType, String> {
 
 /// A tensor of any element type from numbers, rounded to it.
 fn from_f64(dtype: DType, shape: &[usize], data: &[f64]) -> Result<Tensor, String> {
-    fn make<T: crate::tensor::Element>(dtype: DType, shape: &[usize], data: Vec<T>) -> Result<Tensor, String> {
+    fn make<T: crate::tensor::Element>(
+        dtype: DType,
+        shape: &[usize],
+        data: Vec<T>,
+    ) -> Result<Tensor, String> {
         let bytes: Arc<[u8]> = bytemuck::cast_slice(&data).into();
         Tensor::from_bytes(dtype, shape, bytes::Bytes::from_owner(bytes)).map_err(|e| e.to_string())
     }
