@@ -1,1 +1,4 @@
-//! Command line of lowbit: quantize, lower, run and inspect PyTorch models.
+//! The command line of lowbit.
+#![forbid(unsafe_code)]
+
+pub mod data;
