@@ -130,7 +130,10 @@ impl Dataset {
         let count = per_input.first().map_or(1, |(_, c)| c.len());
         if let Some((name, calls)) = per_input.iter().find(|(_, c)| c.len() != count) {
             let (first, _) = &per_input[0];
-            return Err(fail(format!("array {first:?} gives {count} calls, array {name:?} gives {}", calls.len())));
+            return Err(fail(format!(
+                "array {first:?} gives {count} calls, array {name:?} gives {}",
+                calls.len()
+            )));
         }
         let mut labels = self.labels(&others, count).map_err(fail)?;
         let mut columns: Vec<_> = per_input.into_iter().map(|(_, c)| c.into_iter()).collect();
@@ -213,7 +216,8 @@ fn split(program: &Program, ty: &TensorType, array: &Tensor) -> Result<Vec<Tenso
             return cut(n / batch, &dims);
         }
     }
-    Err("give one call, calls along one more leading axis, or a multiple of the batch along the first axis".into())
+    Err("give one call, calls along one more leading axis, or a multiple of the batch along the first axis"
+        .into())
 }
 
 #[cfg(test)]
@@ -241,11 +245,9 @@ mod tests {
 
     #[test]
     fn shapes_become_calls() {
-        for (x, n, want) in [
-            (&[2, 3][..], &[1, 1][..], 1),
-            (&[4, 2, 3], &[4, 2, 1], 4),
-            (&[4, 3], &[2, 4, 1], 2),
-        ] {
+        for (x, n, want) in
+            [(&[2, 3][..], &[1, 1][..], 1), (&[4, 2, 3], &[4, 2, 1], 4), (&[4, 3], &[2, 4, 1], 2)]
+        {
             let calls = calls(x, n).unwrap();
             assert_eq!(calls.len(), want, "{x:?} {n:?}");
             assert!(calls.iter().all(|c| c.inputs[0].shape() == [2, 3]));

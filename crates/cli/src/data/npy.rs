@@ -45,7 +45,8 @@ pub fn read(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<(String, T
     let io_error = |source| NpyError::Io { path: path.into(), source };
     let file = File::open(path).map_err(io_error)?;
     let size = file.metadata().map_err(io_error)?.len();
-    let array_error = |name: &str, reason: String| NpyError::Array { path: path.into(), array: name.into(), reason };
+    let array_error =
+        |name: &str, reason: String| NpyError::Array { path: path.into(), array: name.into(), reason };
     if path.extension().is_some_and(|e| e == "npy") {
         let tensor = read_array(BufReader::new(file), size).map_err(|e| array_error("", e))?;
         return Ok(vec![("in0".into(), tensor)]);
@@ -83,7 +84,11 @@ fn read_array(mut from: impl Read, limit: u64) -> Result<Tensor, String> {
         "i4" => DType::I32,
         "i8" => DType::I64,
         "b1" => DType::Bool,
-        _ => return Err(format!("elements are {descr:?}; convert to float32, an integer type or bool (little endian)")),
+        _ => {
+            return Err(format!(
+                "elements are {descr:?}; convert to float32, an integer type or bool (little endian)"
+            ));
+        }
     };
     let shape: Vec<usize> = header
         .shape()
@@ -160,7 +165,8 @@ fn header(t: &Tensor) -> io::Result<Vec<u8>> {
     if t.shape().len() != 1 {
         shape.truncate(shape.len().saturating_sub(2));
     }
-    let mut text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}), }}", shape.trim_end());
+    let mut text =
+        format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}), }}", shape.trim_end());
     while (text.len() + 11) % 64 != 0 {
         text.push(' ');
     }
