@@ -128,7 +128,7 @@ impl Graph {
         for v in self.nodes[n].operands().collect::<Vec<_>>() {
             self.values[v].uses.retain(|u| u.node != n);
         }
-        self.order.retain(|&x| x != n);
+        self.order.remove(self.position(n));
     }
 
     /// Removes every listed node in one sweep; nobody outside the list may read their outputs.
@@ -149,7 +149,8 @@ impl Graph {
     }
 
     fn position(&self, at: NodeId) -> usize {
-        self.order.iter().position(|&n| n == at).expect("the node is scheduled")
+        let rank = self.ranks[at.index()];
+        self.order.binary_search_by_key(&rank, |n| self.ranks[n.index()]).expect("the node is scheduled")
     }
 
     fn insert(&mut self, at: usize, mut new: NewNode) -> Result<NodeId, InferError> {
@@ -189,8 +190,24 @@ impl Graph {
         for (slot, v) in self.nodes[n].operands().collect::<Vec<_>>().into_iter().enumerate() {
             self.values[v].uses.push(Use { node: n, slot: u32::try_from(slot).expect("few operands") });
         }
-        self.order.insert(at, n);
+        self.schedule(at, n);
         Ok(n)
+    }
+
+    /// Puts a new node at place `at`, with a rank between its neighbours'.
+    fn schedule(&mut self, at: usize, n: NodeId) {
+        const GAP: u64 = 1 << 24;
+        self.order.insert(at, n);
+        let rank = |i: usize| self.order.get(i).map(|m| self.ranks[m.index()]);
+        let before = at.checked_sub(1).and_then(rank).unwrap_or(0);
+        let after = if at + 1 < self.order.len() { rank(at + 1).unwrap_or(before) } else { before + 2 * GAP };
+        self.ranks.push(before + (after - before) / 2);
+        if after - before < 2 {
+            // No number is left in between: number them all anew.
+            for (i, m) in self.order.iter().enumerate() {
+                self.ranks[m.index()] = (i as u64 + 1) * GAP;
+            }
+        }
     }
 
     fn new_value(&mut self, name: &str, ty: TensorType, def: Def) -> ValueId {
@@ -215,5 +232,58 @@ impl Graph {
                 return name;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DType;
+    use crate::ir::{Program, verify};
+    use crate::ops::{DEQUANTIZE_PER_TENSOR, QUANTIZE_PER_TENSOR};
+
+    fn quantize(x: ValueId) -> NewNode {
+        let args = [x.into(), Arg::Float(0.5), 0.into(), (-128).into(), 127.into(), DType::I8.into()];
+        NewNode::new(&QUANTIZE_PER_TENSOR, args)
+    }
+
+    #[test]
+    fn insertion_keeps_order_however_dense() {
+        let mut p = Program::default();
+        let x = p.graph.add_input("x", TensorType::new(DType::F32, [4]));
+        p.signature.inputs.push("x".into());
+        let last = p.graph.append(quantize(x)).unwrap();
+        // Always at the same place: ranks run out after some 24 halvings.
+        for _ in 0..200 {
+            p.graph.insert_before(last, quantize(x)).unwrap();
+        }
+        let first = p.graph.prepend(quantize(x)).unwrap();
+        let order: Vec<_> = p.graph.nodes().collect();
+        assert_eq!((order[0], order[201]), (first, last));
+        assert!(order.windows(2).all(|w| p.graph.is_before(w[0], w[1])));
+        assert_eq!(p.graph.users(x), order);
+        verify(&p).unwrap();
+        p.graph.erase_all(&order[5..]);
+        p.graph.erase(order[2]);
+        assert_eq!(p.graph.nodes().len(), 4);
+        verify(&p).unwrap();
+    }
+
+    #[test]
+    fn edits_keep_use_lists() {
+        let mut p = Program::default();
+        let x = p.graph.add_input("x", TensorType::new(DType::F32, [4]));
+        p.signature.inputs.push("x".into());
+        let q = p.graph.append(quantize(x)).unwrap();
+        let qv = p.graph.node(q).output();
+        let args = [qv.into(), Arg::Float(0.5), 0.into(), (-128).into(), 127.into(), DType::I8.into()];
+        let dq = p.graph.append(NewNode::new(&DEQUANTIZE_PER_TENSOR, args)).unwrap();
+        p.graph.set_outputs(vec![x]);
+        p.signature.outputs.push("x".into());
+        let dqv = p.graph.node(dq).output();
+        p.graph.replace_uses(x, dqv, Some(q));
+        assert_eq!(p.graph.outputs(), [dqv]);
+        assert_eq!(p.graph.value(x).uses(), [Use { node: q, slot: 0 }]);
+        verify(&p).unwrap();
     }
 }

@@ -150,6 +150,8 @@ pub struct Graph {
     pub(super) nodes: Arena<NodeId, Node>,
     pub(super) values: Arena<ValueId, Value>,
     pub(super) order: Vec<NodeId>,
+    /// A number for each node, growing along `order`: places are compared and found without a scan.
+    pub(super) ranks: Vec<u64>,
     pub(super) inputs: Vec<ValueId>,
     pub(super) outputs: Vec<ValueId>,
     /// How often each base name was taken; lookups only, never iterated.
@@ -222,13 +224,14 @@ impl Graph {
     /// The readers of a value in program order, each once.
     pub fn users(&self, v: ValueId) -> Vec<NodeId> {
         let mut users: Vec<NodeId> = self.values[v].uses.iter().map(|u| u.node).collect();
-        users.sort();
+        users.sort_by_key(|n| self.ranks[n.index()]);
         users.dedup();
-        if users.len() > 1 {
-            let place = self.positions();
-            users.sort_by_key(|n| place[n.index()]);
-        }
         users
+    }
+
+    /// Whether `a` comes before `b` in program order.
+    pub fn is_before(&self, a: NodeId, b: NodeId) -> bool {
+        self.ranks[a.index()] < self.ranks[b.index()]
     }
 
     /// The place of every node in the schedule, indexed by [`NodeId`]; `usize::MAX` for erased ones.
