@@ -50,10 +50,11 @@ impl Archive {
             let twice = twice.map(|n| format!(" ({})", String::from_utf8_lossy(n))).unwrap_or_default();
             return Err(fail(format!("two entries have one name{twice}")));
         }
-        let names: Vec<&str> =
-            zip.file_names_raw().map(std::str::from_utf8).collect::<Result<_, _>>().map_err(|_| {
-                fail("an entry's name is not UTF-8".into())
-            })?;
+        let names: Vec<&str> = zip
+            .file_names_raw()
+            .map(std::str::from_utf8)
+            .collect::<Result<_, _>>()
+            .map_err(|_| fail("an entry's name is not UTF-8".into()))?;
         let (root, model) = find_model(&names).map_err(fail)?;
         let budget = INFLATE_MIN.max((bytes.len() as u64).saturating_mul(INFLATE_RATIO));
         let mut archive = Archive { file, bytes, zip, root, model, budget };
@@ -107,11 +108,13 @@ impl Archive {
             let start = content.data_start();
             let range = start.and_then(|s| Some((usize::try_from(s).ok()?, usize::try_from(size).ok()?)));
             let range = range.and_then(|(s, n)| Some(s..s.checked_add(n)?));
-            let Some(range) = range.filter(|r| r.end <= bytes.len() && content.compressed_size() == size) else {
+            let Some(range) = range.filter(|r| r.end <= bytes.len() && content.compressed_size() == size)
+            else {
                 return Err(fail(format!("claims {size} bytes, more than the file holds")));
             };
             // Reading to the end is what checks the checksum.
-            std::io::copy(&mut content, &mut std::io::sink()).map_err(|e| fail(format!("is damaged: {e}")))?;
+            std::io::copy(&mut content, &mut std::io::sink())
+                .map_err(|e| fail(format!("is damaged: {e}")))?;
             return Ok(bytes.slice(range));
         }
         if size > budget {
@@ -170,7 +173,10 @@ fn find_model(names: &[&str]) -> Result<(String, String), String> {
             Some((root, model)) => Ok((root.to_string(), model.to_string())),
             None => {
                 let list: Vec<&str> = several.iter().map(|(_, m)| *m).collect();
-                Err(format!("it holds several programs ({}): save each to a file of its own", list.join(", ")))
+                Err(format!(
+                    "it holds several programs ({}): save each to a file of its own",
+                    list.join(", ")
+                ))
             }
         },
     }

@@ -107,7 +107,10 @@ pub enum ImportError {
         reason: String,
     },
     /// PyTorch recorded another type for a value than lowbit's shape rule gives.
-    #[error("{}: %{value} is recorded as {recorded}, lowbit's shape rule gives {inferred}", at(node, target, module))]
+    #[error(
+        "{}: %{value} is recorded as {recorded}, lowbit's shape rule gives {inferred}",
+        at(node, target, module)
+    )]
     TypeMismatch {
         /// The node's name.
         node: String,

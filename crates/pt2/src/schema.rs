@@ -303,10 +303,16 @@ pub fn dtype(number: i64) -> Result<lowbit_core::DType, &'static str> {
 
 /// Numbers of `MemoryFormat` in the schema, as PyTorch spells them.
 pub fn memory_format(number: i64) -> Option<&'static str> {
-    [None, Some("contiguous_format"), Some("channels_last"), Some("channels_last_3d"), Some("preserve_format")]
-        .get(usize::try_from(number).ok()?)
-        .copied()
-        .flatten()
+    [
+        None,
+        Some("contiguous_format"),
+        Some("channels_last"),
+        Some("channels_last_3d"),
+        Some("preserve_format"),
+    ]
+    .get(usize::try_from(number).ok()?)
+    .copied()
+    .flatten()
 }
 
 /// The number of the dense layout in the schema.
@@ -318,7 +324,8 @@ mod tests {
 
     #[test]
     fn unions_read_known_and_unknown_cases() {
-        let a: Argument<'_> = serde_json::from_str(r#"{"as_sym_ints": [{"as_name": "s"}, {"as_int": 3}]}"#).unwrap();
+        let a: Argument<'_> =
+            serde_json::from_str(r#"{"as_sym_ints": [{"as_name": "s"}, {"as_int": 3}]}"#).unwrap();
         assert!(matches!(&a, Argument::SymInts(l) if l.len() == 2));
         let a: Argument<'_> = serde_json::from_str(r#"{"as_hologram": {"x": [1]}, "more": 2}"#).unwrap();
         assert!(matches!(&a, Argument::Other(k) if &**k == "as_hologram"));

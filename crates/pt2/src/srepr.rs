@@ -74,7 +74,8 @@ impl<'a> Parser<'a> {
                 while self.peek(',') {
                     self.eat(',')?;
                     // Keyword arguments (evaluate=False) say nothing about the value.
-                    let keyword = self.rest.trim_start().split(['=', '(', ',', ')']).next().map_or(0, str::len);
+                    let keyword =
+                        self.rest.trim_start().split(['=', '(', ',', ')']).next().map_or(0, str::len);
                     if self.rest.trim_start()[keyword..].starts_with('=') {
                         self.word("");
                         self.eat('=')?;
@@ -132,9 +133,17 @@ mod tests {
     #[test]
     fn bad_text_is_an_error() {
         let deep = "Add(".repeat(1000);
-        for text in ["", "Integer(", "Integer(1.5)", "Symbol(s0)", "Sin(Integer(1))", "Integer(1) x", "Pow(Integer(2), \
-             Integer(99))", &deep]
-        {
+        for text in [
+            "",
+            "Integer(",
+            "Integer(1.5)",
+            "Symbol(s0)",
+            "Sin(Integer(1))",
+            "Integer(1) x",
+            "Pow(Integer(2), \
+             Integer(99))",
+            &deep,
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

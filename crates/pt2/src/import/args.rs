@@ -3,10 +3,10 @@
 use super::memory::TensorId;
 use super::scope::Binding;
 use super::{Importer, Scope, symbols};
+use crate::schema;
 use crate::schema::{
     Argument, NamedArgument, OptionalTensorArgument, Str, SymBoolArgument, SymFloatArgument, SymIntArgument,
 };
-use crate::schema;
 use lowbit_core::ir::{Arg, ConstKind, ValueId};
 use lowbit_core::ops::{ArgKind, ArgSpec, OpDef, lookup};
 use lowbit_core::{DType, SymInt, Tensor};
@@ -41,10 +41,14 @@ impl<'a> Importer<'a> {
             let positional = input.kind == Some(1) && i < given.len();
             let place = schema.index_of(&input.name).or(positional.then_some(i));
             match place {
-                Some(p) if given[p].is_some() => return Err(format!("argument {} is given twice", input.name)),
+                Some(p) if given[p].is_some() => {
+                    return Err(format!("argument {} is given twice", input.name));
+                }
                 Some(p) => given[p] = Some(&input.arg),
                 None if matches!(input.arg, Argument::None(_)) => {}
-                None => return Err(format!("argument {} is not one of {}{}", input.name, op.name, op.schema)),
+                None => {
+                    return Err(format!("argument {} is not one of {}{}", input.name, op.name, op.schema));
+                }
             }
         }
         let mut args = Vec::with_capacity(schema.args.len());
@@ -108,7 +112,9 @@ impl<'a> Importer<'a> {
             (K::Float, Argument::Int(n)) => Arg::Float(*n as f64),
             (K::Float, Argument::SymInt(s)) => match scope.int(s)?.known() {
                 Some(n) => Arg::Float(n as f64),
-                None => return Err("is a float that depends on a dynamic size, which lowbit cannot keep".into()),
+                None => {
+                    return Err("is a float that depends on a dynamic size, which lowbit cannot keep".into());
+                }
             },
             (K::FloatList, Argument::Floats(l)) => Arg::Floats(l.iter().map(|x| x.0).collect()),
             (K::FloatList, Argument::Ints(l)) => Arg::Floats(l.iter().map(|&n| n as f64).collect()),
@@ -128,7 +134,9 @@ impl<'a> Importer<'a> {
                 None => return Err(format!("is memory format number {n}, which lowbit does not know")),
             },
             (K::Other, Argument::Layout(schema::STRIDED)) => Arg::from("strided"),
-            (K::Other, Argument::Layout(_)) => return Err("asks for a sparse tensor; lowbit knows dense ones".into()),
+            (K::Other, Argument::Layout(_)) => {
+                return Err("asks for a sparse tensor; lowbit knows dense ones".into());
+            }
             (K::Other, Argument::Device(d)) => match d.index {
                 Some(i) => Arg::from(&format!("{}:{i}", d.kind)[..]),
                 None => Arg::from(&*d.kind),
@@ -164,11 +172,14 @@ impl<'a> Importer<'a> {
                     Some(d) if d.is_float() => float(*n as f64, among),
                     _ => Tensor::scalar(*n),
                 },
-                Arg::Int(n) => return Err(format!("argument {} should be a tensor, is the size {n}", spec.name)),
+                Arg::Int(n) => {
+                    return Err(format!("argument {} should be a tensor, is the size {n}", spec.name));
+                }
                 Arg::Float(x) => float(*x, among),
                 _ => continue,
             };
-            *arg = self.program.add_constant(&format!("{name}_{}", spec.name), ConstKind::Tensor, number).into();
+            *arg =
+                self.program.add_constant(&format!("{name}_{}", spec.name), ConstKind::Tensor, number).into();
         }
         Ok(())
     }
@@ -187,7 +198,11 @@ fn scalar_overload(op: &OpDef, inputs: &[NamedArgument<'_>]) -> Option<&'static 
     let is_number = |a: &Argument<'_>| {
         matches!(
             a,
-            Argument::Int(_) | Argument::Float(_) | Argument::Bool(_) | Argument::SymInt(_) | Argument::SymFloat(_)
+            Argument::Int(_)
+                | Argument::Float(_)
+                | Argument::Bool(_)
+                | Argument::SymInt(_)
+                | Argument::SymFloat(_)
         )
     };
     let schema = op.schema();

@@ -105,7 +105,8 @@ impl Memory {
             at = self.tensors[at.0].view.as_ref().expect("a root is never stale").base;
         }
         for &t in stale.iter().rev() {
-            let View { base, step, name, module } = self.tensors[t.0].view.as_ref().expect("a root is never stale");
+            let View { base, step, name, module } =
+                self.tensors[t.0].view.as_ref().expect("a root is never stale");
             let x = self.tensors[base.0].value;
             let (op, args) = match step {
                 Step::Same => {
@@ -116,15 +117,10 @@ impl Memory {
                 Step::Permute(order) => {
                     ("aten.permute.default", vec![x.into(), Arg::ints(order.iter().copied())])
                 }
-                Step::Slice { dim, start, end, step } => {
-                    ("aten.slice.Tensor", vec![
-                        x.into(),
-                        (*dim).into(),
-                        start.clone().into(),
-                        end.clone().into(),
-                        (*step).into(),
-                    ])
-                }
+                Step::Slice { dim, start, end, step } => (
+                    "aten.slice.Tensor",
+                    vec![x.into(), (*dim).into(), start.clone().into(), end.clone().into(), (*step).into()],
+                ),
                 Step::Select { dim, index } => {
                     ("aten.select.int", vec![x.into(), (*dim).into(), index.clone().into()])
                 }
@@ -167,24 +163,21 @@ impl Memory {
                     order.iter().enumerate().for_each(|(to, &from)| inverse[from] = to);
                     ("aten.permute.default", vec![value.into(), Arg::ints(inverse)])
                 }
-                Step::Slice { dim, start, end, step } => {
-                    ("aten.slice_scatter.default", vec![
+                Step::Slice { dim, start, end, step } => (
+                    "aten.slice_scatter.default",
+                    vec![
                         old.into(),
                         value.into(),
                         (*dim).into(),
                         start.clone().into(),
                         end.clone().into(),
                         (*step).into(),
-                    ])
-                }
-                Step::Select { dim, index } => {
-                    ("aten.select_scatter.default", vec![
-                        old.into(),
-                        value.into(),
-                        (*dim).into(),
-                        index.clone().into(),
-                    ])
-                }
+                    ],
+                ),
+                Step::Select { dim, index } => (
+                    "aten.select_scatter.default",
+                    vec![old.into(), value.into(), (*dim).into(), index.clone().into()],
+                ),
                 Step::Opaque(op, _) => {
                     return Err(format!(
                         "writes into a view made by {}, which lowbit cannot write back to its base; use an operator that \

@@ -120,13 +120,20 @@ impl<'a> Importer<'a> {
         }
         for spec in specs {
             let (arg, name, kind, word) = match spec {
-                InputSpec::Parameter(p) => (&p.arg.name, &p.parameter_name, ConstKind::Parameter, "parameter"),
+                InputSpec::Parameter(p) => {
+                    (&p.arg.name, &p.parameter_name, ConstKind::Parameter, "parameter")
+                }
                 InputSpec::Buffer(b) => (&b.arg.name, &b.buffer_name, ConstKind::Buffer, "buffer"),
-                InputSpec::Constant(c) => (&c.arg.name, &c.tensor_constant_name, ConstKind::Tensor, "constant"),
+                InputSpec::Constant(c) => {
+                    (&c.arg.name, &c.tensor_constant_name, ConstKind::Tensor, "constant")
+                }
                 InputSpec::User(_) | InputSpec::ConstantInput(_) => continue,
                 InputSpec::CustomObj(c) => {
                     let reason = "is a custom object, which lowbit cannot read".into();
-                    return Err(ImportError::Signature { what: format!("input {}", c.custom_obj_name), reason });
+                    return Err(ImportError::Signature {
+                        what: format!("input {}", c.custom_obj_name),
+                        reason,
+                    });
                 }
                 InputSpec::Other(k) => {
                     let reason = "is a kind of input that lowbit does not know".into();
@@ -171,7 +178,9 @@ impl<'a> Importer<'a> {
             }
             other => return fail("?", format!("is {}; lowbit's inputs are tensors", describe(other))),
         };
-        let Some(meta) = graph.tensor_values.get(name) else { return fail(name, "has no recorded type".into()) };
+        let Some(meta) = graph.tensor_values.get(name) else {
+            return fail(name, "has no recorded type".into());
+        };
         let ty = match self.symbols.tensor_type(meta) {
             Ok(ty) => ty,
             Err(e) => return fail(name, e),
@@ -229,7 +238,12 @@ impl<'a> Importer<'a> {
                 Argument::Tensor(t) => results.push(Some(&t.name)),
                 Argument::Tensors(l) => results.extend(l.iter().map(|t| Some(&*t.name))),
                 Argument::None(_) => results.push(None),
-                other => return Err(fail(format!("returns {}; lowbit's operators return tensors", describe(other)))),
+                other => {
+                    return Err(fail(format!(
+                        "returns {}; lowbit's operators return tensors",
+                        describe(other)
+                    )));
+                }
             }
         }
         let meta = |name: &Option<&'a str>| name.and_then(|n| graph.tensor_values.get(n));
@@ -239,7 +253,11 @@ impl<'a> Importer<'a> {
         let id = self.program.graph.append(new).map_err(|e| fail(e.to_string()))?;
         let made = self.program.graph.node(id).outputs().to_vec();
         if made.len() != results.len() && !results.is_empty() {
-            return Err(fail(format!("has {} results, lowbit's operator makes {}", results.len(), made.len())));
+            return Err(fail(format!(
+                "has {} results, lowbit's operator makes {}",
+                results.len(),
+                made.len()
+            )));
         }
 
         if in_place {
@@ -292,7 +310,8 @@ impl<'a> Importer<'a> {
             Some(Argument::Tensor(t)) => graph.tensor_values.get(&*t.name),
             _ => None,
         };
-        views::Shared { op: n.op(), args: n.args(), from: g.ty(*first), from_meta, to: &to, to_meta: metas }.steps()
+        views::Shared { op: n.op(), args: n.args(), from: g.ty(*first), from_meta, to: &to, to_meta: metas }
+            .steps()
     }
 
     /// `value` as it lands in the memory of `target`: converted to its type and repeated to its shape.
@@ -303,7 +322,8 @@ impl<'a> Importer<'a> {
         if got.dtype != want.dtype {
             let name = self.program.graph.value(value).name.clone();
             let args = vec![value.into(), Arg::DType(want.dtype)];
-            value = self.memory.emit(&mut self.program, "aten._to_copy.default", args, name, module.clone())?;
+            value =
+                self.memory.emit(&mut self.program, "aten._to_copy.default", args, name, module.clone())?;
         }
         if !self.symbols.agree(&lowbit_core::ir::TensorType { dtype: want.dtype, ..got }, &want) {
             return Err(format!("writes {} into a tensor of type {want}", self.program.graph.ty(value)));
@@ -406,7 +426,9 @@ impl<'a> Importer<'a> {
         let inner = &*inner.graph;
         // wrap_with_autocast(device_type, dtype, enabled, cache_enabled, graph, …)
         if at == 4 && !matches!(node.inputs.get(2).map(|i| &i.arg), Some(Argument::Bool(false))) {
-            return Err(fail("runs under autocast; export the model without it, or cast it with model.half()".into()));
+            return Err(fail(
+                "runs under autocast; export the model without it, or cast it with model.half()".into(),
+            ));
         }
         self.depth += 1;
         if self.depth > MAX_REGIONS {
@@ -414,7 +436,11 @@ impl<'a> Importer<'a> {
         }
         let operands = &node.inputs[at + 1..];
         if operands.len() != inner.inputs.len() {
-            return Err(fail(format!("gives {} inputs to a graph of {}", operands.len(), inner.inputs.len())));
+            return Err(fail(format!(
+                "gives {} inputs to a graph of {}",
+                operands.len(),
+                inner.inputs.len()
+            )));
         }
         let mut names = Scope::default();
         for (operand, input) in operands.iter().zip(&inner.inputs) {
@@ -479,14 +505,17 @@ impl<'a> Importer<'a> {
                     (input.map(|i| MutationTarget::Input(i as u32)), &m.arg)
                 }
                 OutputSpec::Loss(_) => {
-                    return Err(fail(format!("output {i}"))("is a loss; lowbit takes inference graphs".into()));
+                    return Err(fail(format!("output {i}"))(
+                        "is a loss; lowbit takes inference graphs".into(),
+                    ));
                 }
                 OutputSpec::Other(k) => {
                     return Err(fail(format!("output {i}"))(format!("is a {k}, which lowbit does not know")));
                 }
             };
             let what = format!("mutation of {}", arg.name);
-            let target = target.ok_or_else(|| fail(what.clone())("overwrites nothing that the program has".into()))?;
+            let target =
+                target.ok_or_else(|| fail(what.clone())("overwrites nothing that the program has".into()))?;
             let t = scope.tensor(&arg.name).map_err(fail(what.clone()))?;
             let value = self.memory.read(&mut self.program, t).map_err(fail(what))?;
             mutations.push((target, value));
@@ -539,7 +568,8 @@ impl<'a> Importer<'a> {
             Argument::SymInt(s) => match scope.int(s)? {
                 SymInt::Known(n) => Tensor::scalar(n),
                 n => {
-                    let op = lookup("aten.full.default").ok_or("needs aten.full.default, which lowbit does not have")?;
+                    let op = lookup("aten.full.default")
+                        .ok_or("needs aten.full.default, which lowbit does not have")?;
                     let args = vec![Arg::Ints(vec![]), n.into(), Arg::DType(DType::I64)];
                     let new = NewNode::new(op, args).named(&name[..]);
                     let node = self.program.graph.append(new).map_err(|e| e.to_string())?;
@@ -564,7 +594,8 @@ impl<'a> Importer<'a> {
         let mut order = vec![];
         while let Some(n) = todo.pop() {
             let unread = graph.node(n).outputs().iter().all(|v| {
-                !returned.contains(v) && *readers.entry(*v).or_insert_with(|| graph.value(*v).uses().len()) == 0
+                !returned.contains(v)
+                    && *readers.entry(*v).or_insert_with(|| graph.value(*v).uses().len()) == 0
             });
             if !unread || !gone.insert(n) {
                 continue;

@@ -24,7 +24,8 @@ impl<'a> Modules<'a> {
             if frame.starts_with("_empty_nn_module_stack") {
                 continue;
             }
-            let Some((path, type_name)) = frame.split_once(',').and_then(|(_, rest)| rest.rsplit_once(',')) else {
+            let Some((path, type_name)) = frame.split_once(',').and_then(|(_, rest)| rest.rsplit_once(','))
+            else {
                 continue;
             };
             // The second call of a module is `path@1`.

@@ -29,29 +29,33 @@ impl Shared<'_> {
             return vec![];
         }
         match self.op.packet() {
-            "aten.alias" | "aten.detach" | "aten.lift" | "aten.positive" | "aten.real" | "aten.resolve_conj"
-            | "aten.resolve_neg" => {
-                one(Step::Same)
-            }
+            "aten.alias" | "aten.detach" | "aten.lift" | "aten.positive" | "aten.real"
+            | "aten.resolve_conj" | "aten.resolve_neg" => one(Step::Same),
             "aten.dropout" | "aten.feature_dropout" | "aten.alpha_dropout" | "aten.feature_alpha_dropout"
                 if self.flag(2) == Some(false) || self.args.get(1) == Some(&Arg::Float(0.0)) =>
             {
                 one(Step::Same)
             }
-            "aten.to" | "aten.type_as" | "aten.contiguous" | "aten._to_copy" if self.is_same_storage() => one(Step::Same),
+            "aten.to" | "aten.type_as" | "aten.contiguous" | "aten._to_copy" if self.is_same_storage() => {
+                one(Step::Same)
+            }
             "aten.view" | "aten._unsafe_view" | "aten.view_as" | "aten._reshape_alias"
                 if self.from.dtype == self.to[0].dtype =>
             {
                 one(shape())
             }
             "aten.squeeze" | "aten.unsqueeze" | "aten.unflatten" => one(shape()),
-            "aten.reshape" | "aten.flatten" | "aten.reshape_as" | "aten.ravel" if self.reshape_shares() => one(shape()),
+            "aten.reshape" | "aten.flatten" | "aten.reshape_as" | "aten.ravel" if self.reshape_shares() => {
+                one(shape())
+            }
             "aten.permute" => self.ints(1).map_or(self.opaque(), |order| self.permute(&order)),
-            "aten.t" | "aten.numpy_T" | "aten.mT" | "aten.matrix_H" | "aten.adjoint" => match self.from.rank() {
-                0 | 1 => one(Step::Same),
-                2 => self.permute(&[1, 0]),
-                _ => self.opaque(),
-            },
+            "aten.t" | "aten.numpy_T" | "aten.mT" | "aten.matrix_H" | "aten.adjoint" => {
+                match self.from.rank() {
+                    0 | 1 => one(Step::Same),
+                    2 => self.permute(&[1, 0]),
+                    _ => self.opaque(),
+                }
+            }
             "aten.transpose" | "aten.swapaxes" | "aten.swapdims" => {
                 let mut order: Vec<i64> = (0..self.from.rank() as i64).collect();
                 match (self.dim(1), self.dim(2)) {
@@ -93,7 +97,11 @@ impl Shared<'_> {
                 Some(dim) => (0..self.to.len()).map(|i| Step::Select { dim, index: i.into() }).collect(),
                 None => self.opaque(),
             },
-            "aten.split" | "aten.split_with_sizes" | "aten.chunk" | "aten.tensor_split" | "aten.unsafe_chunk"
+            "aten.split"
+            | "aten.split_with_sizes"
+            | "aten.chunk"
+            | "aten.tensor_split"
+            | "aten.unsafe_chunk"
             | "aten.unsafe_split" => {
                 // Only `tensor_split` and the sizes of `split` differ in how they cut; the results' sizes tell.
                 let Some(dim) = self.dim(2) else { return self.opaque() };
@@ -106,12 +114,14 @@ impl Shared<'_> {
                 };
                 self.to.iter().map(piece).collect()
             }
-            "aten.expand" | "aten.expand_as" | "aten.broadcast_to" => match self.from.shape == self.to[0].shape {
-                true => one(Step::Same),
-                false => self.opaque(),
-            },
-            "aten.movedim" | "aten.moveaxis" | "aten.diagonal" | "aten.unfold" | "aten.as_strided" | "aten.view_as_real"
-            | "aten.view" => self.opaque(),
+            "aten.expand" | "aten.expand_as" | "aten.broadcast_to" => {
+                match self.from.shape == self.to[0].shape {
+                    true => one(Step::Same),
+                    false => self.opaque(),
+                }
+            }
+            "aten.movedim" | "aten.moveaxis" | "aten.diagonal" | "aten.unfold" | "aten.as_strided"
+            | "aten.view_as_real" | "aten.view" => self.opaque(),
             _ => vec![],
         }
     }

@@ -87,7 +87,9 @@ struct Layout {
 impl Layout {
     fn of(payload: &PayloadMeta<'_>) -> Result<Layout, String> {
         let Some(meta) = payload.tensor_meta.as_ref().filter(|_| !payload.use_pickle) else {
-            return Err("is pickled, as tensor subclasses and custom objects are; lowbit reads plain tensors".into());
+            return Err(
+                "is pickled, as tensor subclasses and custom objects are; lowbit reads plain tensors".into(),
+            );
         };
         if meta.layout != schema::STRIDED {
             return Err("is a sparse tensor; lowbit knows dense ones only".into());
@@ -231,7 +233,10 @@ mod tests {
             (&[usize::MAX, 2], &[1, 1], 0),
             (&[1], &[1], usize::MAX),
         ] {
-            assert!(layout(sizes, strides, offset).take(&s, &mut spare).is_err(), "{sizes:?} {strides:?} {offset}");
+            assert!(
+                layout(sizes, strides, offset).take(&s, &mut spare).is_err(),
+                "{sizes:?} {strides:?} {offset}"
+            );
         }
         assert!(layout(&[2], &[1], 0).take(&Bytes::new(), &mut spare).is_err());
         assert_eq!(layout(&[0, 5], &[5, 1], 0).take(&Bytes::new(), &mut spare).unwrap().numel(), 0);
