@@ -4,6 +4,7 @@
 //! operators have rows: the importer turns in-place ones into these.
 
 mod call;
+mod rules;
 mod schema;
 pub mod views;
 
@@ -115,7 +116,9 @@ macro_rules! families {
         static FAMILIES: &[&[&OpDef]] = &[$($family::OPS),*];
     };
 }
-families! { linear, quantized, delegate }
+families! {
+    activation, cast, conv, create, delegate, elementwise, index, linear, norm, pool, quantized, reduce, resize, rnn, shape,
+}
 
 /// Every operator, by family.
 pub fn all() -> impl Iterator<Item = &'static OpDef> {

@@ -1,0 +1,54 @@
+//! Recurrent layers and cells.
+
+use super::rules::{Types, one};
+use super::{Call, InferError};
+use crate::ir::TensorType;
+
+ops! {
+    LSTM = "aten.lstm.input" "(Tensor input, Tensor[] hx, Tensor[] params, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional, bool batch_first) -> (Tensor, Tensor, Tensor)", lstm;
+    GRU = "aten.gru.input" "(Tensor input, Tensor hx, Tensor[] params, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional, bool batch_first) -> (Tensor, Tensor)", rnn;
+    RNN_TANH = "aten.rnn_tanh.input" "(Tensor input, Tensor hx, Tensor[] params, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional, bool batch_first) -> (Tensor, Tensor)", rnn;
+    RNN_RELU = "aten.rnn_relu.input" "(Tensor input, Tensor hx, Tensor[] params, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional, bool batch_first) -> (Tensor, Tensor)", rnn;
+    LSTM_CELL = "aten.lstm_cell.default" "(Tensor input, Tensor[] hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih=None, Tensor? b_hh=None) -> (Tensor, Tensor)", lstm_cell;
+    GRU_CELL = "aten.gru_cell.default" "(Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih=None, Tensor? b_hh=None) -> Tensor", cell;
+    RNN_TANH_CELL = "aten.rnn_tanh_cell.default" "(Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih=None, Tensor? b_hh=None) -> Tensor", cell;
+    RNN_RELU_CELL = "aten.rnn_relu_cell.default" "(Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih=None, Tensor? b_hh=None) -> Tensor", cell;
+}
+
+/// Input and output of a layer stack: `(output type, state shape rank 3)`.
+fn layers(c: &Call<'_>, hidden: &TensorType) -> Result<TensorType, InferError> {
+    let x = c.tensor(0)?;
+    let [.., size] = &hidden.shape[..] else { return c.error("the state has no dimensions") };
+    let directions = 1 + i64::from(c.bool(7)?);
+    if x.rank() != 3 && x.rank() != 2 {
+        return c.error(format!("input is {x}; steps, batch and features are needed"));
+    }
+    let mut shape = x.shape.clone();
+    *shape.last_mut().expect("two or three dimensions") = size.clone() * directions;
+    Ok(TensorType { dtype: x.dtype, shape })
+}
+
+/// `lstm(input, [h0, c0], params, …)`; with projections the output has h0's size.
+fn lstm(c: &Call<'_>) -> Types {
+    let state = c.tensors(1)?;
+    let [h, cell] = state[..] else { return c.error("an LSTM has two states") };
+    Ok(vec![layers(c, h)?, h.clone(), cell.clone()])
+}
+
+/// `gru(input, h0, params, …)` and the plain RNNs.
+fn rnn(c: &Call<'_>) -> Types {
+    let h = c.tensor(1)?;
+    Ok(vec![layers(c, h)?, h.clone()])
+}
+
+/// `lstm_cell(input, [h, c], …)`
+fn lstm_cell(c: &Call<'_>) -> Types {
+    let state = c.tensors(1)?;
+    let [h, cell] = state[..] else { return c.error("an LSTM cell has two states") };
+    Ok(vec![h.clone(), cell.clone()])
+}
+
+fn cell(c: &Call<'_>) -> Types {
+    let h = c.tensor(1)?;
+    one(h.dtype, h.shape.clone())
+}
