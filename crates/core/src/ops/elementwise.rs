@@ -2,7 +2,6 @@
 
 use super::rules::{binary, binary_float, compare, division, one, predicate, same, ternary, unary_float};
 use super::{Call, rules::Types};
-use crate::dtype::DType;
 
 ops! {
     ADD = "aten.add.Tensor" "(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor", binary, elementwise;

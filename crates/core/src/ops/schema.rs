@@ -204,6 +204,7 @@ fn parse_default(kind: ArgKind, text: &str) -> Result<Arg, String> {
         },
         (ArgKind::TensorList, "[]") => Arg::Values(vec![]),
         (ArgKind::DType, "long") => Arg::DType(DType::I64),
+        (ArgKind::DType, "float") => Arg::DType(DType::F32),
         (ArgKind::Str, _) => Arg::from(text.trim_matches(['"', '\''])),
         (ArgKind::Other, _) => Arg::from(text),
         _ => return Err(bad(String::new())),
