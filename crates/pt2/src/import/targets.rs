@@ -35,11 +35,8 @@ const REGIONS: &[(&str, usize)] =
 
 /// Operators under another name than the table's: name, name in the table, whether it works in place.
 const RENAMED: &[(&str, &str, bool)] = &[
-    ("aten.__and__.Tensor", "aten.bitwise_and.Tensor", false),
     ("aten.__and__.Scalar", "aten.bitwise_and.Scalar", false),
-    ("aten.__or__.Tensor", "aten.bitwise_or.Tensor", false),
     ("aten.__or__.Scalar", "aten.bitwise_or.Scalar", false),
-    ("aten.__xor__.Tensor", "aten.bitwise_xor.Tensor", false),
     ("aten.__xor__.Scalar", "aten.bitwise_xor.Scalar", false),
     ("aten.__iand__.Tensor", "aten.bitwise_and.Tensor", true),
     ("aten.__iand__.Scalar", "aten.bitwise_and.Scalar", true),
@@ -47,6 +44,7 @@ const RENAMED: &[(&str, &str, bool)] = &[
     ("aten.__ior__.Scalar", "aten.bitwise_or.Scalar", true),
     ("aten.__ixor__.Tensor", "aten.bitwise_xor.Tensor", true),
     ("aten.__ixor__.Scalar", "aten.bitwise_xor.Scalar", true),
+    ("aten.transpose_.default", "aten.transpose.int", true),
 ];
 
 /// The name without `torch.ops.`: `aten.relu.default`.
