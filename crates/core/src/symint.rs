@@ -36,7 +36,14 @@ enum Func {
     FloorDiv,
     Max,
     Min,
+    /// A product too large to be multiplied out: see [`MAX_TERMS`].
+    Mul,
 }
+
+/// Terms up to which a product is multiplied out, and factors that a term may have. Sizes of real models have a handful;
+/// the limits keep hostile files from growing expressions without end.
+const MAX_TERMS: usize = 256;
+const MAX_FACTORS: usize = 16;
 
 /// A symbol that [`SymInt::eval`] was given no value for, or a division by zero.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -131,6 +138,23 @@ impl SymInt {
         out.sort();
         out.dedup();
         out
+    }
+
+    /// Whether the expression has at most `limit` terms and factors in all, those inside functions included. Larger ones
+    /// come from no real model; readers of files refuse them.
+    pub fn is_at_most(&self, limit: usize) -> bool {
+        fn count(e: &SymInt, left: &mut usize) -> bool {
+            let SymInt::Expr(p) = e else { return true };
+            p.0.keys().all(|atoms| {
+                let Some(rest) = left.checked_sub(1 + atoms.len()) else { return false };
+                *left = rest;
+                atoms.iter().all(|a| match a {
+                    Atom::Symbol(_) => true,
+                    Atom::Call(_, x, y) => count(x, left) && count(y, left),
+                })
+            })
+        }
+        count(self, &mut { limit })
     }
 
     fn collect_symbols(&self, out: &mut Vec<Arc<str>>) {
@@ -244,6 +268,7 @@ impl SymInt {
                             Func::FloorDiv => SymOp::FloorDiv,
                             Func::Max => SymOp::Max,
                             Func::Min => SymOp::Min,
+                            Func::Mul => SymOp::Mul,
                         };
                         SymTree::Op(op, Box::new(x.to_tree()), Box::new(y.to_tree()))
                     }
@@ -291,6 +316,7 @@ impl Func {
             Func::FloorDiv => SymInt::Known(a).floor_div(&SymInt::Known(b)).known(),
             Func::Max => Some(a.max(b)),
             Func::Min => Some(a.min(b)),
+            Func::Mul => Some(a.saturating_mul(b)),
         }
     }
 
@@ -298,13 +324,13 @@ impl Func {
         match self {
             Func::Max => (a.max(c), b.max(d)),
             Func::Min => (a.min(c), b.min(d)),
-            Func::FloorDiv => {
+            Func::FloorDiv | Func::Mul => {
                 let ends: Vec<i64> = [(a, c), (a, d), (b, c), (b, d)]
                     .into_iter()
                     .filter_map(|(x, y)| self.apply(x, y))
                     .collect();
                 match (ends.iter().min(), ends.iter().max()) {
-                    (Some(&lo), Some(&hi)) if c > 0 || d < 0 => (lo, hi),
+                    (Some(&lo), Some(&hi)) if c > 0 || d < 0 || self == Func::Mul => (lo, hi),
                     _ => (i64::MIN, i64::MAX),
                 }
             }
@@ -361,9 +387,15 @@ impl<T: Into<SymInt>> Mul<T> for SymInt {
             return SymInt::Known(a.saturating_mul(*b));
         }
         let mut p = Poly::default();
-        for (a, j) in self.terms() {
-            for (b, k) in other.terms() {
-                p.add([&a[..], &b[..]].concat(), j.saturating_mul(k));
+        let (left, right) = (self.terms(), other.terms());
+        let degree = |terms: &[(Vec<Atom>, i64)]| terms.iter().map(|(a, _)| a.len()).max().unwrap_or(0);
+        if left.len() * right.len() > MAX_TERMS || degree(&left) + degree(&right) > MAX_FACTORS {
+            let (a, b) = if self <= other { (self, other) } else { (other, self) };
+            return SymInt::atom(Atom::Call(Func::Mul, a, b));
+        }
+        for (a, j) in left {
+            for (b, k) in &right {
+                p.add([&a[..], &b[..]].concat(), j.saturating_mul(*k));
             }
         }
         p.simplify()
@@ -452,6 +484,7 @@ impl fmt::Display for SymInt {
                     Atom::Call(Func::FloorDiv, x, y) => write!(f, "(({x})//({y}))")?,
                     Atom::Call(Func::Max, x, y) => write!(f, "Max({x}, {y})")?,
                     Atom::Call(Func::Min, x, y) => write!(f, "Min({x}, {y})")?,
+                    Atom::Call(Func::Mul, x, y) => write!(f, "({x})*({y})")?,
                 }
             }
         }
@@ -643,6 +676,20 @@ mod tests {
         }
         assert_eq!(s("2*s0 + 1").bounds(&|_| (1, 10)), (3, 21));
         assert!(s("s9").eval(&b).is_err());
+    }
+
+    #[test]
+    fn products_stop_being_multiplied_out() {
+        let sum = |from: usize| (from..from + 40).map(|i| SymInt::symbol(format!("s{i}"))).sum::<SymInt>();
+        let big = sum(0) * sum(100);
+        assert_eq!(big, sum(100) * sum(0));
+        let ones: Bindings = big.symbols().into_iter().map(|s| (s, 1)).collect();
+        assert_eq!(big.eval(&ones), Ok(1600));
+        assert_eq!(s(&big.to_string()), big);
+        assert!(big.is_at_most(200) && !big.is_at_most(100));
+        let power = (0..100).fold(SymInt::Known(1), |p, _| p * SymInt::symbol("s0"));
+        assert_eq!(power.eval(&[("s0".into(), 1)].into()), Ok(1));
+        assert_eq!(power.bounds(&|_| (1, 1)), (1, 1));
     }
 
     #[test]

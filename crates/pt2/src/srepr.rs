@@ -6,8 +6,14 @@ use lowbit_core::SymInt;
 /// Nesting that is still read: PyTorch's own expressions stay far below.
 const MAX_DEPTH: u32 = 48;
 
+/// Length that is still read.
+const MAX_LENGTH: usize = 16 << 10;
+
 /// Reads an integer expression.
 pub fn parse(text: &str) -> Result<SymInt, String> {
+    if text.len() > MAX_LENGTH {
+        return Err(format!("a size is a formula of {} characters, more than lowbit reads", text.len()));
+    }
     let mut p = Parser { rest: text, depth: 0 };
     let v = p.expr().map_err(|e| format!("cannot read the size {text:?}: {e}"))?;
     if p.rest.trim_start().is_empty() {
@@ -69,6 +75,20 @@ impl<'a> Parser<'a> {
                 }
                 SymInt::symbol(name)
             }
+            // A quotient as a fraction only occurs inside a rounding.
+            "FloorToInt" | "TruncToInt" | "CeilToInt" => {
+                let inner = self.word("");
+                if inner != "IntTrueDiv" {
+                    return Err(format!("lowbit has no function {function} of {inner}"));
+                }
+                self.eat('(')?;
+                let a = self.expr()?;
+                self.eat(',')?;
+                let b = self.expr()?;
+                self.eat(')')?;
+                // Sizes are not negative, so truncation rounds down.
+                if function == "CeilToInt" { a.ceil_div(&b) } else { a.floor_div(&b) }
+            }
             _ => {
                 let mut args = vec![self.expr()?];
                 while self.peek(',') {
@@ -99,13 +119,13 @@ fn apply(function: &str, args: Vec<SymInt>) -> Result<SymInt, String> {
         ("Mul", _) => args.into_iter().product(),
         ("Max", [first, rest @ ..]) => rest.iter().fold(first.clone(), |a, b| a.sym_max(b)),
         ("Min", [first, rest @ ..]) => rest.iter().fold(first.clone(), |a, b| a.sym_min(b)),
-        ("FloorDiv" | "CleanDiv" | "IntTrueDivFloor", [a, b]) => a.floor_div(b),
+        ("FloorDiv" | "CleanDiv", [a, b]) => a.floor_div(b),
         ("Mod" | "PythonMod", [a, b]) => a.modulo(b),
         ("Pow" | "PowByNatural", [a, n]) => match n.known() {
             Some(n @ 0..=8) => (0..n).map(|_| a.clone()).product(),
             _ => return Err(format!("exponent {n} is not an integer from 0 to 8")),
         },
-        ("Identity" | "ToInt", [a]) => a.clone(),
+        ("Identity", [a]) => a.clone(),
         _ => return Err(format!("lowbit has no function {function} of {} arguments", args.len())),
     })
 }
@@ -125,6 +145,8 @@ mod tests {
             (format!("Mul(Integer(4), Pow({s}, Integer(2)))"), "4*s77**2"),
             (format!("Max(Integer(1), {s})"), "Max(1, s77)"),
             (format!("Mul({s}, Integer(3), evaluate=False)"), "3*s77"),
+            (format!("TruncToInt(IntTrueDiv({s}, Integer(2)))"), "s77//2"),
+            (format!("CeilToInt(IntTrueDiv({s}, Integer(2)))"), "(s77 + 1)//2"),
         ] {
             assert_eq!(parse(&text), Ok(SymInt::parse(want).unwrap()), "{text}");
         }

@@ -306,9 +306,17 @@ fn cut(c: &Call<'_>, i: usize) -> Result<(usize, i64), InferError> {
     }
 }
 
-fn every(n: i64, size: i64) -> Vec<SymInt> {
-    let count = if n == 0 { 1 } else { (n + size - 1) / size };
-    (0..count).map(|i| size.min(n - i * size).into()).collect()
+/// Most results of one operator: more comes from a damaged file, not from a model.
+const MAX_PIECES: i64 = 1 << 16;
+
+fn count(n: i64) -> Result<i64, InferError> {
+    if n > MAX_PIECES { Err(InferError::new(format!("{n} pieces are more than the {MAX_PIECES} allowed"))) } else { Ok(n) }
+}
+
+/// Sizes of the pieces when every one but the last is `size` (at least 1) long.
+fn every(n: i64, size: i64) -> Result<Vec<SymInt>, InferError> {
+    let pieces = count(if n == 0 { 1 } else { n / size + i64::from(n % size != 0) })?;
+    Ok((0..pieces).map(|i| size.min(n - i * size).into()).collect())
 }
 
 /// `split(self, size, dim)`
@@ -318,7 +326,7 @@ fn split(c: &Call<'_>) -> Types {
     if size < 1 && n != 0 {
         return c.error("pieces must be at least 1 long");
     }
-    pieces(c.tensor(0)?, d, every(n, size.max(1)))
+    pieces(c.tensor(0)?, d, every(n, size.max(1))?)
 }
 
 fn split_with_sizes(c: &Call<'_>) -> Types {
@@ -340,9 +348,9 @@ fn chunk(c: &Call<'_>) -> Types {
         return c.error("there must be at least one chunk");
     }
     if n == 0 {
-        return pieces(c.tensor(0)?, d, vec![SymInt::Known(0); chunks as usize]);
+        return pieces(c.tensor(0)?, d, vec![SymInt::Known(0); count(chunks)? as usize]);
     }
-    pieces(c.tensor(0)?, d, every(n, (n + chunks - 1) / chunks))
+    pieces(c.tensor(0)?, d, every(n, n / chunks + i64::from(n % chunks != 0))?)
 }
 
 /// `tensor_split(self, sections, dim)`: exactly so many, the first ones one longer.
@@ -352,6 +360,7 @@ fn tensor_split(c: &Call<'_>) -> Types {
     if k < 1 {
         return c.error("there must be at least one section");
     }
+    count(k)?;
     pieces(c.tensor(0)?, d, (0..k).map(|i| SymInt::from(n / k + i64::from(i < n % k))))
 }
 
@@ -361,7 +370,7 @@ fn unbind(c: &Call<'_>) -> Types {
     let x = c.tensor(0)?;
     let mut shape = x.shape.clone();
     shape.remove(d);
-    Ok(vec![TensorType { dtype: x.dtype, shape }; usize::try_from(n).unwrap_or(0)])
+    Ok(vec![TensorType { dtype: x.dtype, shape }; usize::try_from(count(n)?).unwrap_or(0)])
 }
 
 /// `meshgrid(tensors, indexing)`

@@ -87,6 +87,10 @@ fn parse<'a>(archive: &Archive, entry: &str, json: &'a [u8]) -> Result<ExportedP
 /// Regions inside regions that are still followed.
 const MAX_REGIONS: u32 = 16;
 
+/// Terms and factors a size may have. Sizes of real models stay far below; without a limit a hostile file could make them
+/// grow from node to node.
+const MAX_SIZE_TERMS: usize = 512;
+
 /// The state of an import.
 struct Importer<'a> {
     program: Program,
@@ -349,7 +353,10 @@ impl<'a> Importer<'a> {
             .map_err(|e| node_error(node, module, format!("its result %{name} {e}")))?;
         let inferred = self.program.graph.ty(value);
         if self.symbols.agree(inferred, &recorded) {
-            return Ok(());
+            return match inferred.shape.iter().find(|d| !d.is_at_most(MAX_SIZE_TERMS)) {
+                None => Ok(()),
+                Some(_) => Err(node_error(node, module, format!("a size of its result %{name} is too long a formula"))),
+            };
         }
         Err(ImportError::TypeMismatch {
             node: node_name(node).into(),
