@@ -355,7 +355,11 @@ impl<'a> Importer<'a> {
         if self.symbols.agree(inferred, &recorded) {
             return match inferred.shape.iter().find(|d| !d.is_at_most(MAX_SIZE_TERMS)) {
                 None => Ok(()),
-                Some(_) => Err(node_error(node, module, format!("a size of its result %{name} is too long a formula"))),
+                Some(_) => Err(node_error(
+                    node,
+                    module,
+                    format!("a size of its result %{name} is too long a formula"),
+                )),
             };
         }
         Err(ImportError::TypeMismatch {
