@@ -8,7 +8,7 @@ mod rules;
 mod schema;
 pub mod views;
 
-pub use call::{Call, InferError};
+pub use call::{Call, InferError, wrap_dim};
 pub use schema::{ArgKind, ArgSpec, Schema};
 
 use crate::ir::TensorType;

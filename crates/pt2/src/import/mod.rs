@@ -11,6 +11,7 @@
 mod args;
 mod memory;
 mod modules;
+mod rewrite;
 mod scope;
 mod symbols;
 mod targets;
@@ -25,7 +26,7 @@ use crate::schema::{
 };
 use args::{Call, describe};
 use lowbit_core::ir::{Arg, ConstKind, Def, ModuleStack, MutationTarget, NewNode, NodeId, Program, ValueId};
-use lowbit_core::ops::lookup;
+use lowbit_core::ops::{OpDef, lookup};
 use lowbit_core::{DType, SymInt, Tensor};
 use memory::{Memory, TensorId};
 use modules::Modules;
@@ -227,13 +228,18 @@ impl<'a> Importer<'a> {
         graph: &'a Graph<'a>,
         scope: &mut Scope<'a>,
         node: &'a Node<'a>,
-        op: &'static lowbit_core::ops::OpDef,
+        op: &'static OpDef,
         in_place: bool,
         module: ModuleStack,
     ) -> Result<(), ImportError> {
         let name = node_name(node);
         let fail = |reason: String| node_error(node, &module, reason);
         let Call { op, args, first } = self.call(scope, op, &node.inputs, name).map_err(fail)?;
+
+        let (op, args) = match rewrite::is_rewritten(op) {
+            true => self.rewrite(graph, node, op, args, &module).map_err(fail)?,
+            false => (op, args),
+        };
 
         // Where the results go, and what was recorded of them.
         let mut results: Vec<Option<&'a str>> = vec![];
@@ -298,6 +304,25 @@ impl<'a> Importer<'a> {
         Ok(())
     }
 
+    /// The operator of the table that does what `op` does.
+    fn rewrite(
+        &mut self,
+        graph: &'a Graph<'a>,
+        node: &'a Node<'a>,
+        op: &'static OpDef,
+        args: Vec<Arg>,
+        module: &ModuleStack,
+    ) -> Result<(&'static OpDef, Vec<Arg>), String> {
+        let strides = match operand_meta(graph, node) {
+            Some(m) => Some(m.strides.iter().map(|s| self.symbols.size(s)).collect::<Result<Vec<_>, _>>()?),
+            None => None,
+        };
+        let (program, memory) = (&mut self.program, &mut self.memory);
+        let mut site =
+            rewrite::Site { program, memory, name: node_name(node).into(), module: module.clone(), strides };
+        rewrite::apply(&mut site, op, args)
+    }
+
     /// How the results of a node share memory with its first operand.
     fn view_steps(
         &self,
@@ -310,10 +335,7 @@ impl<'a> Importer<'a> {
         let n = g.node(id);
         let Some(Arg::Value(first)) = n.args().first() else { return vec![] };
         let to: Vec<_> = n.outputs().iter().map(|&v| g.ty(v).clone()).collect();
-        let from_meta = match node.inputs.first().map(|i| &i.arg) {
-            Some(Argument::Tensor(t)) => graph.tensor_values.get(&*t.name),
-            _ => None,
-        };
+        let from_meta = operand_meta(graph, node);
         views::Shared { op: n.op(), args: n.args(), from: g.ty(*first), from_meta, to: &to, to_meta: metas }
             .steps()
     }
@@ -618,6 +640,14 @@ impl<'a> Importer<'a> {
             }
         }
         graph.erase_all(&order);
+    }
+}
+
+/// What was recorded of a node's first argument, when that is a tensor.
+fn operand_meta<'a>(graph: &'a Graph<'a>, node: &'a Node<'a>) -> Option<&'a TensorMeta<'a>> {
+    match &node.inputs.first()?.arg {
+        Argument::Tensor(t) => graph.tensor_values.get(&*t.name),
+        _ => None,
     }
 }
 

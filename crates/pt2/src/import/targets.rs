@@ -1,8 +1,9 @@
 //! Which operator a node of the file calls.
 
+use super::rewrite;
 use crate::error::UnknownOp;
 use crate::schema::{Argument, Graph, Node};
-use lowbit_core::ops::{OpDef, lookup};
+use lowbit_core::ops::{self, OpDef};
 use std::collections::{HashMap, HashSet};
 
 /// What a node is to the importer.
@@ -50,6 +51,11 @@ const RENAMED: &[(&str, &str, bool)] = &[
 /// The name without `torch.ops.`: `aten.relu.default`.
 pub fn short(target: &str) -> &str {
     target.strip_prefix("torch.ops.").unwrap_or(target)
+}
+
+/// An operator of the table, or one that is rewritten to one.
+fn lookup(name: &str) -> Option<&'static OpDef> {
+    ops::lookup(name).or_else(|| rewrite::find(name))
 }
 
 /// What `node` calls.
