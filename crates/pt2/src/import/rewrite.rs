@@ -97,7 +97,8 @@ fn as_strided(site: &mut Site<'_>, args: Vec<Arg>) -> Same {
     if restated && matches!(args[3], Arg::None) {
         return Ok(("aten.view.default", vec![args[0].clone(), args[1].clone()]));
     }
-    Err("reads memory by strides, which lowbit does not keep; use reshape, unfold or slicing in the model".into())
+    Err("reads memory by strides, which lowbit does not keep; use reshape, unfold or slicing in the model"
+        .into())
 }
 
 /// `index_put(self, [None, …, index], values)` with `index` at dimension `dim`.
@@ -109,7 +110,10 @@ fn index_put(site: &mut Site<'_>, args: Vec<Arg>, accumulate: bool) -> Same {
     let dim = lowbit_core::ops::wrap_dim(*dim, rank).map_err(|e| e.to_string())?;
     let mut indices: Vec<Option<ValueId>> = vec![None; dim];
     indices.push(Some(*index));
-    Ok(("aten.index_put.default", vec![x.clone(), Arg::OptValues(indices), values.clone(), accumulate.into()]))
+    Ok((
+        "aten.index_put.default",
+        vec![x.clone(), Arg::OptValues(indices), values.clone(), accumulate.into()],
+    ))
 }
 
 fn index_add(site: &mut Site<'_>, mut args: Vec<Arg>) -> Same {
