@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn rewritten_operators_parse_and_have_no_row() {
-        for r in REWRITES {
+        for r in &REWRITES {
             assert!(Schema::parse(r.op.schema).is_ok(), "{}", r.op.name);
             assert!(lookup(r.op.name).is_none(), "{} has a row", r.op.name);
         }
