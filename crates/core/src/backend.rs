@@ -60,7 +60,7 @@ pub trait Lowering: Debug {
     /// Compiles a region that was claimed: inputs and outputs are those of the delegate call, in order.
     ///
     /// # Errors
-    /// [`BackendError::Compile`] names the node.
+    /// [`BackendError::Refused`] leaves one node outside; [`BackendError::Compile`] ends the lowering.
     fn compile(&self, part: &Program) -> Result<Blob, BackendError>;
 }
 
@@ -131,6 +131,15 @@ pub enum BackendError {
     /// Two crates register the same name.
     #[error("two backends are named {0:?}; link only one of them")]
     Duplicate(&'static str),
+    /// A node cannot be compiled after all, which only shows when its region is laid out: it stays outside, and the
+    /// rest is tried again. The node is one of the program given to [`Lowering::compile`].
+    #[error("{node:?} is refused: {reason}")]
+    Refused {
+        /// The node.
+        node: NodeId,
+        /// Why, for the report.
+        reason: String,
+    },
     /// A region could not be compiled.
     #[error("backend {backend}: {node}: {reason}")]
     Compile {

@@ -1,1 +1,4 @@
-//! XNNPACK backend of lowbit: quantizer and lowering.
+//! XNNPACK backend: quantizer and lowering to the delegate that ExecuTorch loads.
+#![forbid(unsafe_code)]
+
+pub mod subgraph;

@@ -145,7 +145,9 @@ impl Graph {
 
     /// Renames a value; a number is added if the name is taken.
     pub fn rename(&mut self, v: ValueId, name: &str) {
-        self.values[v].name = self.unique(name);
+        if &*self.values[v].name != name {
+            self.values[v].name = self.unique(name);
+        }
     }
 
     fn position(&self, at: NodeId) -> usize {
