@@ -12,8 +12,8 @@ mod value;
 mod write;
 
 pub use node::{
-    ArgMaxPool2d, Binary, Cat, Clamp, Conv, Elu, FullyConnected, LeakyRelu, Node, Op, Pool2d, Reshape, Resize,
-    Sdpa, Slice, StaticPad, Transpose, Unary,
+    ArgMaxPool2d, Binary, Cat, Clamp, Conv, Elu, FullyConnected, LeakyRelu, Node, Op, Pool2d, Reshape,
+    Resize, Sdpa, Slice, StaticPad, Transpose, Unary,
 };
 pub use value::{Datatype, Quant, Value};
 

@@ -17,7 +17,8 @@ impl Graph {
     /// What the delegate reads.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut b = Builder::with_capacity(1024);
-        let constants: Vec<Offset> = self.constants.iter().map(|c| constant(&mut b, c.size, &c.key)).collect();
+        let constants: Vec<Offset> =
+            self.constants.iter().map(|c| constant(&mut b, c.size, &c.key)).collect();
         let values: Vec<Offset> =
             self.values.iter().enumerate().map(|(id, v)| write_value(&mut b, id, v)).collect();
         let nodes: Vec<Offset> = self.nodes.iter().map(|n| write_node(&mut b, n)).collect();

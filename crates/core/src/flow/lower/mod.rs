@@ -358,7 +358,10 @@ mod tests {
             None,
         );
         let part = String::from_utf8(l.delegates[0].blob.bytes.clone()).unwrap();
-        assert!(part.contains("%state : f32[2] = input") && part.contains("%w : f32[2] = constant"), "{part}");
+        assert!(
+            part.contains("%state : f32[2] = input") && part.contains("%w : f32[2] = constant"),
+            "{part}"
+        );
         assert_eq!(l.program.signature.mutations.len(), 1);
         assert_eq!(l.program.live_constants().count(), 1);
     }

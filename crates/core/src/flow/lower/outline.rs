@@ -2,9 +2,7 @@
 
 use super::LowerError;
 use super::regions::{Regions, Step};
-use crate::ir::{
-    Arg, ConstId, Def, Key, MutationTarget, NewNode, NodeId, Program, TensorType, ValueId,
-};
+use crate::ir::{Arg, ConstId, Def, Key, MutationTarget, NewNode, NodeId, Program, TensorType, ValueId};
 use crate::ops;
 use std::collections::BTreeMap;
 use std::sync::Arc;
