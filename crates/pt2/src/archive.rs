@@ -45,10 +45,7 @@ impl Archive {
             fail(format!("it is no intact zip file ({e}); if it was copied or downloaded, do that again"))
         })?;
         if zip.has_duplicate_names() {
-            let mut seen = std::collections::HashSet::new();
-            let twice = zip.file_names_raw().find(|n| !seen.insert(*n));
-            let twice = twice.map(|n| format!(" ({})", String::from_utf8_lossy(n))).unwrap_or_default();
-            return Err(fail(format!("two entries have one name{twice}")));
+            return Err(fail("two entries have the same name".into()));
         }
         let names: Vec<&str> = zip
             .file_names_raw()

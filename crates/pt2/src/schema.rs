@@ -178,7 +178,7 @@ record! {
         #[serde(borrow)] name: Option<Str<'a>>,
     }
     Metadata { #[serde(borrow)] nn_module_stack: Option<Str<'a>> }
-    NamedArgument { #[serde(borrow)] name: Str<'a>, #[serde(borrow)] arg: Argument<'a>, kind: Option<i64> }
+    NamedArgument { #[serde(borrow)] name: Str<'a>, #[serde(borrow)] arg: Argument<'a> }
     TensorArgument { #[serde(borrow)] name: Str<'a> }
     GraphArgument { #[serde(borrow)] graph: Box<Graph<'a>> }
     CustomObj { #[serde(borrow)] class_fqn: Str<'a> }

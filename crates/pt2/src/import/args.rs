@@ -37,10 +37,8 @@ impl<'a> Importer<'a> {
         let op = scalar_overload(op, inputs).unwrap_or(op);
         let schema = op.schema();
         let mut given: Vec<Option<&'a Argument<'a>>> = vec![None; schema.args.len()];
-        for (i, input) in inputs.iter().enumerate() {
-            let positional = input.kind == Some(1) && i < given.len();
-            let place = schema.index_of(&input.name).or(positional.then_some(i));
-            match place {
+        for input in inputs {
+            match schema.index_of(&input.name) {
                 Some(p) if given[p].is_some() => {
                     return Err(format!("argument {} is given twice", input.name));
                 }

@@ -67,13 +67,30 @@ impl<'a> Weights<'a> {
         let storage = match self.storages.get(&entry) {
             Some(b) => b.clone(),
             None => {
-                let b = archive.read(&entry)?;
+                let b = aligned(archive.read(&entry)?);
                 self.storages.insert(entry.clone(), b.clone());
                 b
             }
         };
         layout.take(&storage, &mut self.spare).map_err(|e| fail(format!("{e} (stored in {entry})")))
     }
+}
+
+/// The same bytes at an address that suits every element type. PyTorch aligns its entries; archives that were repacked
+/// may not be, and are copied here once, so that tensors which share a storage still do.
+fn aligned(bytes: Bytes) -> Bytes {
+    struct Words(Vec<u64>);
+    impl AsRef<[u8]> for Words {
+        fn as_ref(&self) -> &[u8] {
+            bytemuck::cast_slice(&self.0)
+        }
+    }
+    if bytes.is_empty() || (bytes.as_ptr() as usize).is_multiple_of(size_of::<u64>()) {
+        return bytes;
+    }
+    let mut words = vec![0u64; bytes.len().div_ceil(size_of::<u64>())];
+    bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..bytes.len()].copy_from_slice(&bytes);
+    Bytes::from_owner(Words(words)).slice(..bytes.len())
 }
 
 /// Where a tensor's elements lie in its storage, counted in elements.
