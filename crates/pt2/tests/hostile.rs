@@ -164,7 +164,10 @@ fn lying_weights_are_refused() {
     refused(lie(&[meta, "sizes", "0", "as_int"], json!(1i64 << 40)), &["one.weight", "reach beyond"]);
     refused(lie(&[meta, "strides", "0", "as_int"], json!(i64::MAX)), &["one.weight", "reach beyond"]);
     refused(lie(&[meta, "strides", "0", "as_int"], json!(-1)), &["one.weight", "-1"]);
-    refused(lie(&[meta, "sizes", "0"], json!({"as_expr": {"expr_str": "s0"}})), &["one.weight", "no plain integer"]);
+    refused(
+        lie(&[meta, "sizes", "0"], json!({"as_expr": {"expr_str": "s0"}})),
+        &["one.weight", "no plain integer"],
+    );
     refused(lie(&[meta, "dtype"], json!(10)), &["one.weight", "torch.complex64"]);
     refused(lie(&[meta, "dtype"], json!(5)), &["one.weight", "reach beyond"]);
     refused(lie(&[meta, "layout"], json!(1)), &["one.weight", "sparse"]);
@@ -198,12 +201,18 @@ fn graphs_that_do_not_fit_are_refused() {
         }
         j["graph_module"]["graph"]["nodes"][3]["target"] = json!("torch.ops.my.own.default");
     });
-    refused(unknown, &["2 operators", "aten.frobnicate.default (3 times)", "my.own.default (once)", "root module"]);
+    refused(
+        unknown,
+        &["2 operators", "aten.frobnicate.default (3 times)", "my.own.default (once)", "root module"],
+    );
     refused(node(0, &|n| n["inputs"][0]["arg"]["as_tensor"]["name"] = json!("nobody")), &["%nobody", "%add"]);
     refused(node(0, &|n| n["inputs"][1]["arg"] = json!({"as_string": "x"})), &["argument other", "string"]);
     refused(node(0, &|n| n["inputs"][1]["arg"] = json!({"as_hologram": 1})), &["as_hologram"]);
     refused(node(0, &|n| n["inputs"][1]["name"] = json!("othr")), &["argument othr is not one of"]);
-    refused(node(0, &|n| n["outputs"] = json!([{"as_sym_int": {"as_name": "n"}}, {"as_none": true}])), &["returns"]);
+    refused(
+        node(0, &|n| n["outputs"] = json!([{"as_sym_int": {"as_name": "n"}}, {"as_none": true}])),
+        &["returns"],
+    );
     let recorded = |name: &str, to: Value| {
         edited_json(&f, MODEL, |j| j["graph_module"]["graph"]["tensor_values"]["add"][name] = to)
     };
@@ -258,8 +267,15 @@ fn spoiled(kind: u8, old: &Value, other: Value) -> Value {
     }
 }
 
-const FILES: &[&str] =
-    &["view_writes.pt2", "pieces.pt2", "buffers.pt2", "dynamic.pt2", "regions.pt2", "weights.pt2", "recurrent.pt2"];
+const FILES: &[&str] = &[
+    "view_writes.pt2",
+    "pieces.pt2",
+    "buffers.pt2",
+    "dynamic.pt2",
+    "regions.pt2",
+    "weights.pt2",
+    "recurrent.pt2",
+];
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
