@@ -14,7 +14,6 @@ ops! {
     UPSAMPLE_NEAREST2D = "aten.upsample_nearest2d.default" "(Tensor self, SymInt[2] output_size, float? scales_h=None, float? scales_w=None) -> Tensor", to_size;
     UPSAMPLE_BILINEAR2D = "aten.upsample_bilinear2d.default" "(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor", to_size;
     UPSAMPLE_BICUBIC2D = "aten.upsample_bicubic2d.default" "(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor", to_size;
-    UPSAMPLE_BILINEAR2D_AA = "aten._upsample_bilinear2d_aa.default" "(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor", to_size;
     GRID_SAMPLER = "aten.grid_sampler.default" "(Tensor input, Tensor grid, int interpolation_mode, int padding_mode, bool align_corners) -> Tensor", grid;
     GRID_SAMPLER_2D = "aten.grid_sampler_2d.default" "(Tensor input, Tensor grid, int interpolation_mode, int padding_mode, bool align_corners) -> Tensor", grid;
 }
