@@ -53,7 +53,15 @@ mod tests {
         assert_eq!(set.len(), kernels.len(), "an operator has two kernels");
         let ops: BTreeSet<&str> =
             lowbit_core::ops::all().filter(|o| !o.name.starts_with("lowbit.")).map(|o| o.name).collect();
-        assert_eq!(ops.difference(&set).collect::<Vec<_>>(), Vec::<&&str>::new(), "operators without a kernel");
-        assert_eq!(set.difference(&ops).collect::<Vec<_>>(), Vec::<&&str>::new(), "kernels without an operator");
+        assert_eq!(
+            ops.difference(&set).collect::<Vec<_>>(),
+            Vec::<&&str>::new(),
+            "operators without a kernel"
+        );
+        assert_eq!(
+            set.difference(&ops).collect::<Vec<_>>(),
+            Vec::<&&str>::new(),
+            "kernels without an operator"
+        );
     }
 }
