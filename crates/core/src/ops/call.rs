@@ -20,6 +20,9 @@ impl InferError {
     }
 }
 
+/// The largest plain integer that arguments such as strides, dimensions and counts may be.
+pub const MAX_INT: i64 = 1 << 31;
+
 /// An operator with its arguments, and the graph that types its operands.
 #[derive(Copy, Clone)]
 pub struct Call<'a> {
@@ -85,10 +88,11 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// A plain integer.
+    /// A plain integer, small enough ([`MAX_INT`]) that shape rules may multiply two.
     pub fn int(&self, i: usize) -> Result<i64, InferError> {
         match self.arg(i) {
-            Arg::Int(SymInt::Known(n)) => Ok(*n),
+            Arg::Int(SymInt::Known(n)) if (-MAX_INT..=MAX_INT).contains(n) => Ok(*n),
+            Arg::Int(SymInt::Known(n)) => self.bad(i, &format!("no further from 0 than {MAX_INT}; it is {n}")),
             _ => self.bad(i, "an integer without symbols"),
         }
     }
@@ -109,10 +113,13 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// A list of plain integers.
+    /// A list of plain integers, each at most [`MAX_INT`].
     pub fn ints(&self, i: usize) -> Result<Vec<i64>, InferError> {
-        match self.syms(i)?.iter().map(SymInt::known).collect() {
-            Some(l) => Ok(l),
+        match self.syms(i)?.iter().map(SymInt::known).collect::<Option<Vec<i64>>>() {
+            Some(l) => match l.iter().find(|n| !(-MAX_INT..=MAX_INT).contains(*n)) {
+                Some(n) => self.bad(i, &format!("no further from 0 than {MAX_INT}; it holds {n}")),
+                None => Ok(l),
+            },
             None => self.bad(i, "a list of integers without symbols"),
         }
     }

@@ -123,10 +123,11 @@ fn permute(c: &Call<'_>) -> Types {
     let mut shape = vec![];
     for d in &dims {
         let d = wrap_dim(*d, x.rank())?;
+        let Some(size) = x.shape.get(d) else { return c.error("a scalar has no dimensions to permute") };
         if std::mem::replace(&mut seen[d], true) {
             return c.error(format!("dimension {d} occurs twice in {dims:?}"));
         }
-        shape.push(x.shape[d].clone());
+        shape.push(size.clone());
     }
     if dims.len() != x.rank() {
         return c.error(format!("{dims:?} does not permute {x}"));

@@ -221,7 +221,7 @@ fn can_view(sizes: &[i64], strides: &[i64], new: &[i64]) -> bool {
     let mut next = None;
     for (n, stride) in dims {
         match (runs.last_mut(), next) {
-            (Some(run), Some(want)) if stride == want => *run *= n,
+            (Some(run), Some(want)) if stride == want => *run = i64::saturating_mul(*run, n),
             _ => runs.push(n),
         }
         next = Some(stride.saturating_mul(n));
