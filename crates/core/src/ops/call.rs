@@ -92,7 +92,9 @@ impl<'a> Call<'a> {
     pub fn int(&self, i: usize) -> Result<i64, InferError> {
         match self.arg(i) {
             Arg::Int(SymInt::Known(n)) if (-MAX_INT..=MAX_INT).contains(n) => Ok(*n),
-            Arg::Int(SymInt::Known(n)) => self.bad(i, &format!("no further from 0 than {MAX_INT}; it is {n}")),
+            Arg::Int(SymInt::Known(n)) => {
+                self.bad(i, &format!("no further from 0 than {MAX_INT}; it is {n}"))
+            }
             _ => self.bad(i, "an integer without symbols"),
         }
     }
