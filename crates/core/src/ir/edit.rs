@@ -143,6 +143,42 @@ impl Graph {
         self.order.retain(|n| !dead[n.index()]);
     }
 
+    /// Makes a node compute its results in another way: other operator, other arguments (missing ones at the end take
+    /// the schema's defaults), same names and values. Results that the new operator does not make must be unread.
+    ///
+    /// # Errors
+    /// When the arguments do not fit the operator, or the results' types differ; nothing is changed then.
+    pub fn rewrite(&mut self, n: NodeId, op: &'static OpDef, mut args: Vec<Arg>) -> Result<(), InferError> {
+        complete(op, &mut args)?;
+        let types = (op.infer)(&Call { op, args: &args, graph: self })?;
+        let old = self.nodes[n].outputs.clone();
+        let unread = |v: &ValueId| self.values[*v].uses.is_empty() && !self.is_output(*v);
+        let same = types.iter().zip(&old).all(|(t, &v)| *t == self.values[v].ty);
+        if types.len() > old.len() || !same || !old[types.len()..].iter().all(unread) {
+            let (node, name) = (&self.nodes[n].name, op.name);
+            return Err(InferError::new(format!("%{node} cannot become {name}, which makes {types:?}")));
+        }
+        for v in self.nodes[n].operands().collect::<Vec<_>>() {
+            self.values[v].uses.retain(|u| u.node != n);
+        }
+        self.nodes[n].outputs.truncate(types.len());
+        self.nodes[n].op = op;
+        self.nodes[n].args = args;
+        self.record_uses(n);
+        Ok(())
+    }
+
+    fn record_uses(&mut self, n: NodeId) {
+        for (slot, v) in self.nodes[n].operands().collect::<Vec<_>>().into_iter().enumerate() {
+            self.values[v].uses.push(Use { node: n, slot: u32::try_from(slot).expect("few operands") });
+        }
+    }
+
+    /// Says which modules a node belongs to.
+    pub fn set_module(&mut self, n: NodeId, module: ModuleStack) {
+        self.nodes[n].module = module;
+    }
+
     /// Renames a value; a number is added if the name is taken.
     pub fn rename(&mut self, v: ValueId, name: &str) {
         if &*self.values[v].name != name {
@@ -156,14 +192,7 @@ impl Graph {
     }
 
     fn insert(&mut self, at: usize, mut new: NewNode) -> Result<NodeId, InferError> {
-        let schema = new.op.schema();
-        for i in new.args.len()..schema.args.len() {
-            match &schema.args[i].default {
-                Some(d) => new.args.push(d.clone()),
-                None => return Err(InferError::new(format!("argument {} is missing", schema.args[i].name))),
-            }
-        }
-        schema.check(&new.args)?;
+        complete(new.op, &mut new.args)?;
         let types = match (new.op.traits.declared_types, new.types) {
             (true, Some(types)) => types,
             (true, None) => return Err(InferError::new("output types must be declared")),
@@ -189,9 +218,7 @@ impl Graph {
             };
             self.nodes[n].outputs.push(v);
         }
-        for (slot, v) in self.nodes[n].operands().collect::<Vec<_>>().into_iter().enumerate() {
-            self.values[v].uses.push(Use { node: n, slot: u32::try_from(slot).expect("few operands") });
-        }
+        self.record_uses(n);
         self.schedule(at, n);
         Ok(n)
     }
@@ -235,6 +262,18 @@ impl Graph {
             }
         }
     }
+}
+
+/// Fills in defaults and checks arguments against the schema.
+fn complete(op: &'static OpDef, args: &mut Vec<Arg>) -> Result<(), InferError> {
+    let schema = op.schema();
+    for i in args.len()..schema.args.len() {
+        match &schema.args[i].default {
+            Some(d) => args.push(d.clone()),
+            None => return Err(InferError::new(format!("argument {} is missing", schema.args[i].name))),
+        }
+    }
+    schema.check(args)
 }
 
 #[cfg(test)]

@@ -1,5 +1,13 @@
 //! Passes: transformations that keep what a program computes. Each finds on an immutable program, then edits.
 
+mod dead_code;
+mod recompose;
+mod scalars_to_tensors;
+
+pub use dead_code::DeadCode;
+pub use recompose::Recompose;
+pub use scalars_to_tensors::ScalarsToTensors;
+
 use crate::ir::{Program, VerifyErrors, verify};
 use crate::ops::InferError;
 use std::fmt::Debug;

@@ -1,9 +1,19 @@
 //! Quantizers: who decides which sites are quantized, and how.
 
-use crate::ir::Program;
+mod config;
+mod rules;
+
+pub use config::{OpConfig, Scope};
+pub use rules::{Match, Rule, RuleQuantizer};
+
+use crate::ir::{NodeId, Program};
 use crate::passes::PassError;
 use crate::quant::{Annotations, Granularity, QuantError};
 use std::fmt::Debug;
+use std::sync::Arc;
+
+/// Says of a node whether it may be quantized, or why it stays in floating point.
+pub type NodeFilter = Arc<dyn Fn(&Program, NodeId) -> Result<(), String> + Send + Sync>;
 
 /// Decides which sites of a program are quantized, and how. A backend writes one.
 pub trait Quantizer: Debug {
@@ -27,6 +37,14 @@ pub trait Quantizer: Debug {
     /// Names the site and the cure.
     fn validate(&self, _program: &Program, _annotations: &Annotations) -> Result<(), QuantError> {
         Ok(())
+    }
+
+    /// Leaves nodes in floating point that `keep` refuses, whatever else is configured (`set_filter_function`).
+    ///
+    /// # Errors
+    /// When this quantizer has no such means.
+    fn filter(&mut self, _keep: NodeFilter) -> Result<(), QuantError> {
+        Err(QuantError::Config("this quantizer cannot be told to leave nodes in floating point".into()))
     }
 
     /// What shares a scale when the *device* quantizes activations at run time, where that differs from what the

@@ -1,0 +1,99 @@
+//! How operators are quantized, and which configuration applies to which node.
+
+use crate::ir::{NodeId, Program};
+use crate::quant::Spec;
+use std::fmt;
+use std::sync::Arc;
+
+/// How the tensors of an operator are quantized (torchao's `QuantizationConfig`). `None` leaves a tensor in floating
+/// point; the default leaves all of them.
+#[derive(Clone, Debug, Default)]
+pub struct OpConfig {
+    /// Activations read.
+    pub input_activation: Option<Spec>,
+    /// Activations made; a dynamic configuration has none.
+    pub output_activation: Option<Spec>,
+    /// Weights.
+    pub weight: Option<Spec>,
+    /// Biases.
+    pub bias: Option<Spec>,
+}
+
+impl OpConfig {
+    /// Nothing is quantized: opts a module or operator out.
+    pub fn float() -> Self {
+        OpConfig::default()
+    }
+
+    /// Activations read and made with one spec, weights with another, biases in floating point.
+    pub fn new(activation: impl Into<Spec>, weight: impl Into<Spec>) -> Self {
+        let activation = activation.into();
+        OpConfig {
+            input_activation: Some(activation.clone()),
+            output_activation: Some(activation),
+            weight: Some(weight.into()),
+            bias: None,
+        }
+    }
+
+    /// Whether nothing is quantized.
+    pub fn is_float(&self) -> bool {
+        let OpConfig { input_activation, output_activation, weight, bias } = self;
+        [input_activation, output_activation, weight, bias].iter().all(|s| s.is_none())
+    }
+
+    /// Whether activations are quantized while the program runs.
+    pub fn is_dynamic(&self) -> bool {
+        matches!(&self.input_activation, Some(Spec::Observed(s)) if s.dynamic)
+    }
+}
+
+/// What a configuration is set for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything in the module of this path, and in its submodules: `layer1.0.conv1`.
+    ModuleName(Arc<str>),
+    /// Everything in modules of this type, and in their submodules: `torch.nn.modules.conv.Conv2d`, or `Conv2d`.
+    ModuleType(Arc<str>),
+    /// An operator, with or without overload: `aten.linear`, `aten.linear.default`.
+    Operator(Arc<str>),
+    /// Everything else.
+    Global,
+}
+
+impl Scope {
+    /// The order of precedence: names before types before operators before the rest.
+    pub(super) fn rank(&self) -> u8 {
+        match self {
+            Scope::ModuleName(_) => 0,
+            Scope::ModuleType(_) => 1,
+            Scope::Operator(_) => 2,
+            Scope::Global => 3,
+        }
+    }
+
+    /// Whether `node` is in this scope.
+    pub fn holds(&self, program: &Program, node: NodeId) -> bool {
+        let n = program.graph.node(node);
+        match self {
+            Scope::ModuleName(path) => n.module.frames().iter().any(|f| f.path == *path),
+            Scope::ModuleType(name) => n.module.frames().iter().any(|f| {
+                // The full name, or the class alone.
+                f.type_name == *name || f.type_name.rsplit('.').next() == Some(&**name)
+            }),
+            Scope::Operator(name) => *n.op().name == **name || *n.op().packet() == **name,
+            Scope::Global => true,
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Scope::ModuleName(s) => write!(f, "module {s:?}"),
+            Scope::ModuleType(s) => write!(f, "modules of type {s}"),
+            Scope::Operator(s) => write!(f, "operator {s}"),
+            Scope::Global => f.write_str("everything"),
+        }
+    }
+}

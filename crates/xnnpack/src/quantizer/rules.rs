@@ -1,0 +1,209 @@
+//! The rules. Order matters: the first one to take a node wins.
+
+use lowbit_core::ir::{Key, NodeId, Program, ValueId};
+use lowbit_core::ops::{self, OpDef};
+use lowbit_core::quant::{Annotations, Granularity, Site, Spec};
+use lowbit_core::quantizer::{Match, OpConfig, Rule};
+
+type Outcome = Result<(), String>;
+
+static LINEAR: &[&OpDef] = &[&ops::LINEAR];
+static RELU: &[&OpDef] = &[&ops::RELU];
+static CONV: &[&OpDef] = &[
+    &ops::CONV1D,
+    &ops::CONV1D_PADDING,
+    &ops::CONV2D,
+    &ops::CONV2D_PADDING,
+    &ops::CONV3D,
+    &ops::CONV3D_PADDING,
+];
+static CONV_TRANSPOSE: &[&OpDef] = &[&ops::CONV_TRANSPOSE1D, &ops::CONV_TRANSPOSE2D, &ops::CONV_TRANSPOSE3D];
+static POOL: &[&OpDef] = &[&ops::ADAPTIVE_AVG_POOL2D];
+static ADD: &[&OpDef] = &[&ops::ADD];
+static MUL: &[&OpDef] = &[&ops::MUL];
+static CAT: &[&OpDef] = &[&ops::CAT];
+
+const fn rule(
+    name: &'static str,
+    chain: &'static [&'static [&'static OpDef]],
+    annotate: fn(&Match<'_>, &OpConfig, &mut Annotations) -> Outcome,
+) -> Rule {
+    Rule { name, chain, dynamic: false, annotate }
+}
+
+const fn dynamic(rule: Rule) -> Rule {
+    Rule { dynamic: true, ..rule }
+}
+
+/// In the order of the reference quantizer, whose rules for operators alone skip what a rule with relu will take; here
+/// the longer chain comes first.
+pub static RULES: &[Rule] = &[
+    rule("linear_relu", &[LINEAR, RELU], layer),
+    dynamic(rule("linear", &[LINEAR], layer)),
+    rule("conv_relu", &[CONV, RELU], layer),
+    dynamic(rule("conv", &[CONV], conv)),
+    rule("conv_transpose_relu", &[CONV_TRANSPOSE, RELU], conv_transpose),
+    dynamic(rule("conv_transpose", &[CONV_TRANSPOSE], conv_transpose)),
+    rule("adaptive_avg_pool2d", &[POOL], pool),
+    rule("add_relu", &[ADD, RELU], binary),
+    rule("add", &[ADD], binary),
+    rule("mul_relu", &[MUL, RELU], binary),
+    rule("mul", &[MUL], binary),
+    rule("cat", &[CAT], cat),
+];
+
+/// What hands on the quantization parameters of its input: XNNPACK demands equal ones, or gains nothing from others.
+pub static SHARES: &[&OpDef] = &[
+    &ops::RELU,
+    &ops::HARDTANH,
+    &ops::RELU6,
+    &ops::MAX_POOL2D,
+    &ops::MEAN,
+    &ops::MEAN_DIM,
+    &ops::PERMUTE,
+    &ops::PERMUTE_COPY,
+    &ops::TRANSPOSE,
+    &ops::SQUEEZE_DIM,
+    &ops::SQUEEZE_COPY_DIM,
+    &ops::ADAPTIVE_AVG_POOL2D,
+    &ops::VIEW,
+    &ops::VIEW_COPY,
+    &ops::RESHAPE,
+    &ops::SLICE,
+    &ops::SLICE_COPY,
+    &ops::FLATTEN,
+];
+
+/// Input, weight, bias and output of a linear layer or convolution, with or without relu.
+fn layer(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
+    annotate_layer(m, how, how.weight.clone(), out)
+}
+
+fn annotate_layer(m: &Match<'_>, how: &OpConfig, weight: Option<Spec>, out: &mut Annotations) -> Outcome {
+    for (site, spec) in [
+        (m.arg(0), how.input_activation.clone()),
+        (m.arg(1), weight),
+        (m.arg(2), how.bias.clone()),
+        (Some(m.output()), how.output_activation.clone()),
+    ] {
+        if let Some(site) = site {
+            out.set(site, spec);
+        }
+    }
+    Ok(())
+}
+
+fn conv(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
+    if how.is_dynamic() {
+        only_plain_conv2d(m)?;
+        let weight = m.shape(1).unwrap_or_default();
+        if weight.get(1) == Some(&1) {
+            return Err("XNNPACK has no depthwise convolution with ranges taken while running".into());
+        }
+    }
+    annotate_layer(m, how, how.weight.clone(), out)
+}
+
+fn only_plain_conv2d(m: &Match<'_>) -> Outcome {
+    let g = &m.program.graph;
+    if m.value(1).is_some_and(|w| g.ty(w).rank() != 4) {
+        return Err("XNNPACK takes ranges while running only for convolutions over two dimensions".into());
+    }
+    let result = g.value(g.node(m.last()).output());
+    match result.uses() {
+        [u] if *g.node(u.node).op() == ops::RELU => {
+            Err("dynamic recipes leave a convolution that feeds a relu in floating point".into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Weights are `[in, out / groups, …]`, so a channel is an index of axis 1.
+fn conv_transpose(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
+    let groups = m.program.graph.node(m.first()).arg(6);
+    if *groups != 1.into() {
+        return Err("XNNPACK quantizes transposed convolutions of one group only".into());
+    }
+    if how.is_dynamic() {
+        only_plain_conv2d(m)?;
+    }
+    let mut weight = how.weight.clone();
+    if let Some(Spec::Observed(spec)) = &mut weight
+        && let Granularity::Channel { axis } = &mut spec.scheme.granularity
+    {
+        *axis = 1;
+    }
+    annotate_layer(m, how, weight, out)
+}
+
+/// Input and output share parameters, also with what makes the input, when that is quantized.
+fn pool(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
+    let input = Site::input(m.first(), 0);
+    let made = m.value(0).map(Site::Output).filter(|&site| out.get(site).is_some());
+    match made {
+        Some(site) => out.set(input, Spec::SharedWith(site)),
+        None => out.set(input, how.input_activation.clone()),
+    };
+    out.set(m.output(), Spec::SharedWith(input));
+    Ok(())
+}
+
+/// Both operands and the result, each with its own parameters.
+fn binary(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
+    for i in 0..2 {
+        if let Some(x) = m.value(i).and_then(|v| large_scalar(m.program, v)) {
+            return Err(format!("a constant of {x} is beyond what a histogram can hold"));
+        }
+    }
+    for i in 0..2 {
+        if let Some(site) = m.arg(i) {
+            out.set(site, how.input_activation.clone());
+        }
+    }
+    out.set(m.output(), how.output_activation.clone());
+    Ok(())
+}
+
+/// A constant of one element that is too large for a histogram (the mask of an attention, say).
+fn large_scalar(program: &Program, v: ValueId) -> Option<f32> {
+    const HISTOGRAM_LIMIT: f32 = 3.4028235e15;
+    match &program.constant(v)?.tensor.to_f32()[..] {
+        [x] if x.abs() > HISTOGRAM_LIMIT => Some(*x),
+        _ => None,
+    }
+}
+
+/// All tensors share the parameters of one input: the first that is quantized where it is made, or else the first.
+fn cat(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
+    let node = m.program.graph.node(m.first());
+    let inputs: Vec<ValueId> = node.operands().collect();
+    let owner = inputs.iter().position(|&v| is_quantized(m.program, v, out)).unwrap_or(0);
+    let slot = |i: usize| Site::input(m.first(), u32::try_from(i).expect("few operands"));
+    let shared = Spec::SharedWith(slot(owner));
+    for (i, v) in inputs.iter().enumerate() {
+        // A tensor that occurs twice has one set of parameters.
+        let spec = if *v == inputs[owner] { how.input_activation.clone() } else { Some(shared.clone()) };
+        out.set(slot(i), spec);
+    }
+    out.set(m.output(), shared);
+    Ok(())
+}
+
+/// Whether a value is quantized where it is made, or handed on from one that is.
+fn is_quantized(program: &Program, mut v: ValueId, out: &Annotations) -> bool {
+    let g = &program.graph;
+    loop {
+        if out.get(Site::Output(v)).is_some() {
+            return true;
+        }
+        let Some(n) = g.producer(v).map(|n: NodeId| g.node(n)) else { return false };
+        if !SHARES.contains(&n.op()) {
+            return false;
+        }
+        match n.operands().next() {
+            // Program order rules out cycles.
+            Some(from) if from.index() != v.index() => v = from,
+            _ => return false,
+        }
+    }
+}
