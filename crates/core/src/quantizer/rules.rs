@@ -288,10 +288,7 @@ impl Quantizer for RuleQuantizer {
                     }
                     let Some(nodes) = follow(program, rule, first) else { continue };
                     let later = &nodes[1..];
-                    if later
-                        .iter()
-                        .any(|&n| out.is_claimed(n) || !self.goes_with(i, &resolved[n.index()]))
-                    {
+                    if later.iter().any(|&n| out.is_claimed(n) || !self.goes_with(i, &resolved[n.index()])) {
                         continue;
                     }
                     if let Some(why) = wrong_type(program, &nodes) {
@@ -344,7 +341,9 @@ mod tests {
         if m.shape(1).is_some_and(|s| s[0] == 1) {
             return Err("one feature is too few".into());
         }
-        for (site, spec) in [(m.arg(0), &how.input_activation), (m.arg(1), &how.weight), (m.arg(2), &how.bias)] {
+        for (site, spec) in
+            [(m.arg(0), &how.input_activation), (m.arg(1), &how.weight), (m.arg(2), &how.bias)]
+        {
             if let Some(site) = site {
                 out.set(site, spec.clone());
             }
@@ -385,7 +384,8 @@ mod tests {
         let mut p = text::parse(&NET.replace(" (Linear)", "").replace(" (ReLU)", "")).unwrap();
         let nodes: Vec<NodeId> = p.graph.nodes().collect();
         for n in nodes {
-            let frame = |path: &str, ty: &str| crate::ir::ModuleFrame { path: path.into(), type_name: ty.into() };
+            let frame =
+                |path: &str, ty: &str| crate::ir::ModuleFrame { path: path.into(), type_name: ty.into() };
             let path = p.graph.node(n).module.path().to_string();
             let ty = match &*path {
                 "m" => "my.Net",
@@ -425,11 +425,7 @@ mod tests {
             ("all", q(), "linear_relu linear_relu shared linear_relu linear_relu - - -"),
             ("name", q().module_name("m.a", OpConfig::float()), "- - - linear_relu linear_relu - - -"),
             // The relu is not in the named module, but it is to be quantized as well.
-            (
-                "name, other",
-                q().module_name("m.a", dynamic()),
-                "linear - - linear_relu linear_relu - - -",
-            ),
+            ("name, other", q().module_name("m.a", dynamic()), "linear - - linear_relu linear_relu - - -"),
             ("name, rest unset", only().module_name("m.a", int8()), "linear shared shared - - - - -"),
             ("type", q().module_type("ReLU", OpConfig::float()), "linear - - linear - - - -"),
             (

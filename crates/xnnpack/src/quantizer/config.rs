@@ -73,7 +73,8 @@ impl Symmetric {
 /// # Errors
 /// A sentence saying what would be right.
 pub fn range(text: &str) -> Result<QRange, String> {
-    let parts = text.split_once("..").and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+    let parts =
+        text.split_once("..").and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
     let Some((min, max)) = parts else { return Err(format!("{text:?} is no range such as -127..127")) };
     QRange::new(DType::I8, min, max).map_err(|e| e.to_string())
 }
