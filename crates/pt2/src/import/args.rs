@@ -37,8 +37,10 @@ impl<'a> Importer<'a> {
         let op = scalar_overload(op, inputs).unwrap_or(op);
         let schema = op.schema();
         let mut given: Vec<Option<&'a Argument<'a>>> = vec![None; schema.args.len()];
-        for input in inputs {
-            match schema.index_of(&input.name) {
+        for (i, input) in inputs.iter().enumerate() {
+            // In-place operators call their operand `self`, their twins not always (`dropout` has `input`).
+            let place = schema.index_of(&input.name).or((i == 0 && &*input.name == "self").then_some(0));
+            match place {
                 Some(p) if given[p].is_some() => {
                     return Err(format!("argument {} is given twice", input.name));
                 }

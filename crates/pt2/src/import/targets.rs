@@ -46,6 +46,10 @@ const RENAMED: &[(&str, &str, bool)] = &[
     ("aten.__ixor__.Tensor", "aten.bitwise_xor.Tensor", true),
     ("aten.__ixor__.Scalar", "aten.bitwise_xor.Scalar", true),
     ("aten.transpose_.default", "aten.transpose.int", true),
+    ("aten.floor_divide_.Tensor", "aten.floor_divide.default", true),
+    // `pow.Scalar` has the number first.
+    ("aten.pow_.Scalar", "aten.pow.Tensor_Scalar", true),
+    ("aten.pow_.Tensor", "aten.pow.Tensor_Tensor", true),
 ];
 
 /// The name without `torch.ops.`: `aten.relu.default`.
