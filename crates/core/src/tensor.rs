@@ -35,6 +35,9 @@ pub enum TensorError {
         /// Bytes given.
         got: usize,
     },
+    /// Floats were to be stored in another type.
+    #[error("{0} is no floating-point type")]
+    NotFloat(DType),
     /// The shape's element count overflows.
     #[error("shape {0:?} has too many elements")]
     TooLarge(Vec<usize>),
@@ -95,6 +98,20 @@ impl Tensor {
             Bytes::from_owner(Owned(words)).slice(..want)
         };
         Ok(Tensor { dtype, shape: shape.to_vec(), data })
+    }
+
+    /// Floats in any floating-point type, rounded to it.
+    ///
+    /// # Errors
+    /// When `data` does not hold as many elements as `shape` says, or `dtype` is no floating-point type.
+    pub fn from_f32(dtype: DType, shape: &[usize], data: &[f32]) -> Result<Self, TensorError> {
+        match dtype {
+            DType::F32 => Self::new(shape, data.to_vec()),
+            DType::F16 => Self::new(shape, data.iter().map(|&x| f16::from_f32(x)).collect()),
+            DType::BF16 => Self::new(shape, data.iter().map(|&x| bf16::from_f32(x)).collect()),
+            DType::F64 => Self::new(shape, data.iter().map(|&x| f64::from(x)).collect()),
+            _ => Err(TensorError::NotFloat(dtype)),
+        }
     }
 
     /// A tensor of one element and no dimensions.

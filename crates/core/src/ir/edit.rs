@@ -186,6 +186,16 @@ impl Graph {
         }
     }
 
+    /// Renames a node and its only output; a number is added if the name is taken by a live one.
+    pub fn rename_node(&mut self, n: NodeId, name: &str) {
+        let taken = self.order.iter().any(|&m| m != n && &*self.nodes[m].name == name);
+        let name = if taken { self.unique(name) } else { name.into() };
+        self.nodes[n].name = name.clone();
+        if let [v] = self.nodes[n].outputs[..] {
+            self.values[v].name = name;
+        }
+    }
+
     fn position(&self, at: NodeId) -> usize {
         let rank = self.ranks[at.index()];
         self.order.binary_search_by_key(&rank, |n| self.ranks[n.index()]).expect("the node is scheduled")

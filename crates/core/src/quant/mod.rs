@@ -1,10 +1,15 @@
 //! How values are quantized: ranges and schemes, specs, annotations, observers, parameters.
 
 mod annotations;
+mod groups;
+pub mod observer;
+mod qparams;
 mod scheme;
 mod spec;
 
 pub use annotations::{Annotation, Annotations, Site};
+pub use groups::{Group, Groups};
+pub use qparams::{QuantizeError, choose_qparams};
 pub use scheme::{Granularity, Mapping, QParams, QRange, QScheme};
 pub use spec::{
     DeriveRule, Observer, ObserverError, ObserverFactory, ObserverKind, ObserverState, QuantSpec, Spec,

@@ -1,0 +1,280 @@
+//! A histogram of all values, and the range that quantizes it with the least squared error: torchao's
+//! `HistogramObserver`. Bin counts, the growth of the range and the search are done in its floating-point steps.
+
+use super::{Observer, ObserverError, ObserverState, elements, field, finite_range};
+use crate::quant::{QParams, QuantSpec};
+use ndarray::ArrayViewD;
+
+/// How finely old bins are cut when the range grows.
+const UPSAMPLE: usize = 16;
+
+#[derive(Debug)]
+pub(super) struct Histogram {
+    spec: QuantSpec,
+    /// Empty before the first batch.
+    counts: Vec<f32>,
+    bins: usize,
+    min: f32,
+    max: f32,
+}
+
+impl Histogram {
+    pub(super) fn new(spec: &QuantSpec, bins: usize) -> Self {
+        Histogram { spec: spec.clone(), counts: vec![], bins, min: 0.0, max: 0.0 }
+    }
+
+    /// Adds counts over `min..=max`, a range that holds the present one.
+    fn combine(&mut self, new: Vec<f32>, min: f32, max: f32) {
+        if self.counts.is_empty() {
+            self.counts = new;
+        } else if (min, max) == (self.min, self.max) {
+            self.counts.iter_mut().zip(new).for_each(|(a, b)| *a += b);
+        } else {
+            let old = if self.min == self.max {
+                let total: f32 = self.counts.iter().sum();
+                histc(&[self.min], self.bins, min, max).iter().map(|c| c * total).collect()
+            } else {
+                upscale(&self.counts, self.min, self.max, min, max)
+            };
+            self.counts = new.iter().zip(old).map(|(a, b)| a + b).collect();
+        }
+        (self.min, self.max) = (min, max);
+    }
+
+    /// The range with the least error: from both ends, the side whose quantile lies further in moves, until the error
+    /// grows.
+    fn search(&self) -> (f32, f32) {
+        const STEP: f64 = 1e-5;
+        let bins = self.bins;
+        let total: f32 = self.counts.iter().sum();
+        let mut running = 0f64;
+        let cumulative: Vec<f32> = self
+            .counts
+            .iter()
+            .map(|&c| {
+                running += f64::from(c);
+                running as f32
+            })
+            .collect();
+        let dst_bins = 1usize << (8 * self.spec.range.dtype().size()).min(32);
+        let error =
+            ErrorOf { counts: &self.counts, width: f64::from(self.max) - f64::from(self.min), dst_bins };
+        let (mut alpha, mut beta) = (0f64, 1f64);
+        let (mut start, mut end) = (0, bins - 1);
+        let mut least = f32::INFINITY;
+        let mut scratch = vec![0f32; bins];
+        while alpha < beta {
+            let (next_alpha, next_beta) = (alpha + STEP, beta - STEP);
+            let (low, high) = ((next_alpha * f64::from(total)) as f32, (next_beta * f64::from(total)) as f32);
+            let (mut l, mut r) = (start, end);
+            while l < end && cumulative[l] < low {
+                l += 1;
+            }
+            while r > start && cumulative[r] > high {
+                r -= 1;
+            }
+            let (mut next_start, mut next_end) = (start, end);
+            if l - start > end - r {
+                (next_start, alpha) = (l, next_alpha);
+            } else {
+                (next_end, beta) = (r, next_beta);
+            }
+            if (next_start, next_end) == (start, end) {
+                continue;
+            }
+            let norm = error.of(next_start, next_end, &mut scratch);
+            if norm > least {
+                break;
+            }
+            (least, start, end) = (norm, next_start, next_end);
+        }
+        let width = (self.max - self.min) / bins as f32;
+        (self.min + width * start as f32, self.min + width * (end + 1) as f32)
+    }
+}
+
+/// Counts of `bins` equal bins from `min` to `max`, both included (`torch.histc`). A range of no width is widened by one
+/// on either side.
+fn histc(x: &[f32], bins: usize, min: f32, max: f32) -> Vec<f32> {
+    let (lo, hi) = if min == max { (min - 1.0, max + 1.0) } else { (min, max) };
+    let (n, span) = (bins as f32, hi - lo);
+    // Two tables: equal neighbours (zeros behind a ReLU) would otherwise wait for one another.
+    let mut counts = [vec![0u32; bins + 1], vec![0u32; bins + 1]];
+    let place = |v: f32| {
+        // NaN becomes bin 0 here; the caller leaves out what is not finite.
+        let p = ((v - lo) * n / span) as i32;
+        (p as usize).min(bins)
+    };
+    let inside = x.chunks_exact(2);
+    let rest = inside.remainder();
+    for pair in inside {
+        counts[0][place(pair[0])] += u32::from(pair[0] >= lo && pair[0] <= hi);
+        counts[1][place(pair[1])] += u32::from(pair[1] >= lo && pair[1] <= hi);
+    }
+    for &v in rest {
+        counts[0][place(v)] += u32::from(v >= lo && v <= hi);
+    }
+    let mut out: Vec<f32> = (0..=bins).map(|i| (counts[0][i] + counts[1][i]) as f32).collect();
+    // The upper edge belongs to the last bin.
+    let edge = out.pop().unwrap_or(0.0);
+    out[bins - 1] += edge;
+    out
+}
+
+/// `n` numbers from `a` to `b`, from both ends to the middle (`torch.linspace`).
+fn linspace(a: f32, b: f32, n: usize) -> impl Fn(usize) -> f32 {
+    let step = (b - a) / (n - 1) as f32;
+    move |i| if i < n / 2 { a + step * i as f32 } else { b - step * (n - 1 - i) as f32 }
+}
+
+/// Old counts in the bins of a wider range: each bin is cut into 16, and each piece goes where its middle lies.
+fn upscale(counts: &[f32], min: f32, max: f32, new_min: f32, new_max: f32) -> Vec<f32> {
+    let bins = counts.len();
+    let pieces = bins * UPSAMPLE;
+    let half = 0.5 * ((max - min) / pieces as f32);
+    let (middle, edge) = (linspace(min, max, pieces + 1), linspace(new_min, new_max, bins + 1));
+    let mut out = vec![0f64; bins];
+    let mut bin = 0;
+    for i in 0..pieces {
+        let m = middle(i) + half;
+        // Middles grow, so the bin only moves up.
+        while bin + 1 < bins && edge(bin + 1) <= m {
+            bin += 1;
+        }
+        out[bin] += f64::from(counts[i / UPSAMPLE] / UPSAMPLE as f32);
+    }
+    out.into_iter().map(|c| c as f32).collect()
+}
+
+/// The squared error of quantizing a histogram.
+struct ErrorOf<'a> {
+    counts: &'a [f32],
+    /// Width of the whole range.
+    width: f64,
+    dst_bins: usize,
+}
+
+impl ErrorOf<'_> {
+    /// The error when bins `start..=end` are spread over all integers and the rest is clamped: for each source bin, the
+    /// integral of the squared distance to the middle of the destination bin it falls into.
+    fn of(&self, start: usize, end: usize, scratch: &mut [f32]) -> f32 {
+        let bin = self.width / self.counts.len() as f64;
+        let dst = bin * (end - start + 1) as f64 / self.dst_bins as f64;
+        if dst == 0.0 {
+            return 0.0;
+        }
+        let (width, dst, last) = (bin as f32, dst as f32, (self.dst_bins - 1) as f32);
+        let half = dst / 2.0;
+        let cube = |a: f32, b: f32| (b * b * b - a * a * a) / 3.0;
+        let whole = cube(-half, half);
+        for (i, (out, &count)) in scratch.iter_mut().zip(self.counts).enumerate() {
+            let begin = (i as i64 - start as i64) as f32 * width;
+            let finish = begin + width;
+            // Clamped first: truncation is then the floor.
+            let first = (begin / dst).clamp(0.0, last) as i32 as f32;
+            let second = (finish / dst).clamp(0.0, last) as i32 as f32;
+            let density = count / width;
+            let head = cube(begin - (first + 0.5) * dst, half);
+            let tail = cube(-half, finish - (second * dst + half));
+            *out = density * head + (second - first - 1.0) * (density * whole) + density * tail;
+        }
+        scratch.iter().map(|&v| f64::from(v)).sum::<f64>() as f32
+    }
+}
+
+impl Observer for Histogram {
+    fn name(&self) -> &'static str {
+        "histogram"
+    }
+
+    fn observe(&mut self, x: ArrayViewD<'_, f32>) {
+        let x = elements(&x);
+        let Some((lo, hi)) = finite_range(&x) else { return };
+        let (min, max) = if self.counts.is_empty() { (lo, hi) } else { (self.min.min(lo), self.max.max(hi)) };
+        let counts = histc(&x, self.bins, min, max);
+        self.combine(counts, min, max);
+    }
+
+    fn merge(&mut self, later: &ObserverState) -> Result<(), ObserverError> {
+        let counts = field(later, "histogram", "counts")?;
+        let range = field(later, "histogram", "range")?;
+        if counts.is_empty() {
+            return Ok(());
+        }
+        let (&[lo, hi], true) = (range, counts.len() == self.bins) else {
+            return Err(ObserverError::Merge {
+                want: "histogram".into(),
+                got: later.observer.clone(),
+                reason: format!("{} bins, {} here", counts.len(), self.bins),
+            });
+        };
+        if self.counts.is_empty() {
+            (self.counts, self.min, self.max) = (counts.to_vec(), lo, hi);
+            return Ok(());
+        }
+        let (min, max) = (self.min.min(lo), self.max.max(hi));
+        let mut other =
+            Histogram { counts: counts.to_vec(), min: lo, max: hi, ..Histogram::new(&self.spec, self.bins) };
+        other.combine(vec![0.0; self.bins], min, max);
+        self.combine(other.counts, min, max);
+        Ok(())
+    }
+
+    fn state(&self) -> ObserverState {
+        let range = if self.counts.is_empty() { vec![] } else { vec![self.min, self.max] };
+        let fields = [("counts".to_string(), self.counts.clone()), ("range".to_string(), range)];
+        ObserverState { observer: "histogram".into(), fields: fields.into() }
+    }
+
+    fn qparams(&self) -> Result<QParams, ObserverError> {
+        if self.counts.is_empty() {
+            return Err(ObserverError::SawNothing);
+        }
+        Ok(self.spec.qparams(&[self.search()]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::{Mapping, ObserverKind, QRange};
+    use ndarray::{ArrayD, IxDyn};
+
+    fn observer(bins: u32) -> Histogram {
+        let spec = QuantSpec::new(QRange::UINT8, Mapping::Affine, ObserverKind::Histogram { bins });
+        Histogram::new(&spec, bins as usize)
+    }
+
+    fn observe(o: &mut Histogram, x: &[f32]) {
+        o.observe(ArrayD::from_shape_vec(IxDyn(&[x.len()]), x.to_vec()).unwrap().view());
+    }
+
+    #[test]
+    fn bins_and_growth_are_torchaos() {
+        // The case of PyTorch's own test of this observer.
+        let mut o = observer(3);
+        observe(&mut o, &[2.0, 3.0, 4.0, 5.0]);
+        observe(&mut o, &[5.0, 6.0, 7.0, 8.0]);
+        assert_eq!((o.min, o.max), (2.0, 8.0));
+        assert_eq!(o.counts, [2.0, 3.0, 3.0]);
+    }
+
+    #[test]
+    fn a_constant_widens_and_is_absorbed() {
+        let mut o = observer(8);
+        observe(&mut o, &[1.0, 1.0]);
+        assert_eq!(o.counts.iter().sum::<f32>(), 2.0);
+        observe(&mut o, &[0.0, 2.0]);
+        assert_eq!(o.counts.iter().sum::<f32>(), 4.0);
+    }
+
+    #[test]
+    fn merging_keeps_every_count() {
+        let (mut a, mut b) = (observer(64), observer(64));
+        observe(&mut a, &[0.0, 1.0, 2.0]);
+        observe(&mut b, &[-4.0, 4.0]);
+        a.merge(&b.state()).unwrap();
+        assert_eq!(a.counts.iter().sum::<f32>(), 5.0);
+        assert_eq!((a.min, a.max), (-4.0, 4.0));
+    }
+}
