@@ -62,7 +62,11 @@ fn layout(program: &Program, n: NodeId) -> Option<Layout> {
         "aten.convolution" => layer(Some(0), 1),
         // A batch norm's channels are dimension 1: a linear layer's last one only for matrices.
         "aten.linear" if rank(0) == 2 => layer(Some(0), 1),
-        "aten.addmm" if ops::views::float(node.arg(3))? == 1.0 && ops::views::float(node.arg(4))? == 1.0 && rank(0) == 1 => {
+        "aten.addmm"
+            if ops::views::float(node.arg(3))? == 1.0
+                && ops::views::float(node.arg(4))? == 1.0
+                && rank(0) == 1 =>
+        {
             Some(Layout { weight: 2, bias: 0, axis: Some(1), groups: 1 })
         }
         _ => None,
@@ -115,7 +119,8 @@ fn fold(program: &mut Program, f: &Found) -> Result<(), PassFailure> {
         Arg::Value(v) => Some(*v),
         _ => None,
     };
-    let weight = value(f.layout.weight).and_then(|v| program.constant(v)).ok_or_else(|| fail("no constant weight"))?;
+    let weight =
+        value(f.layout.weight).and_then(|v| program.constant(v)).ok_or_else(|| fail("no constant weight"))?;
     let (weight_name, old) = (weight.name.clone(), weight.tensor.clone());
     let bias = value(f.layout.bias).and_then(|v| program.constant(v));
     let bias_name = bias.map_or_else(|| format!("{weight_name}_bias"), |b| b.name.to_string());
@@ -131,7 +136,8 @@ fn fold(program: &mut Program, f: &Found) -> Result<(), PassFailure> {
         })
         .collect();
     let shape = old.shape().to_vec();
-    let channel = channel_of(f.layout, &shape, scale.len()).ok_or_else(|| fail("its channels do not fit the weight"))?;
+    let channel = channel_of(f.layout, &shape, scale.len())
+        .ok_or_else(|| fail("its channels do not fit the weight"))?;
     let new: Vec<f32> = old.to_f32().iter().enumerate().map(|(i, w)| w * scale[channel(i)]).collect();
 
     let weight = program.add_constant(&weight_name, ConstKind::Parameter, like(&old, &shape, new));
