@@ -336,6 +336,9 @@ mod tests {
     fn floats_read_infinities() {
         let f: Vec<Float> = serde_json::from_str(r#"[1, -2.5, "Infinity", "-Infinity", "NaN"]"#).unwrap();
         assert_eq!(f[1].0, -2.5);
+        // The last bit matters: f32's least number must stay one of f32.
+        let least: Float = serde_json::from_str("-3.4028234663852886e+38").unwrap();
+        assert_eq!(least.0, f64::from(f32::MIN));
         assert_eq!(f[3].0, f64::NEG_INFINITY);
         assert!(f[4].0.is_nan());
         assert!(serde_json::from_str::<Float>("\"high\"").is_err());
