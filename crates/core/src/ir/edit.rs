@@ -69,6 +69,12 @@ impl Graph {
         self.outputs = outputs;
     }
 
+    /// Forgets inputs, none of which may be read: for parts of a program that constants alone feed.
+    pub fn drop_inputs(&mut self) {
+        debug_assert!(self.inputs.iter().all(|&v| self.values[v].uses.is_empty()), "an input is in use");
+        self.inputs.clear();
+    }
+
     /// Adds a node at the end.
     ///
     /// # Errors

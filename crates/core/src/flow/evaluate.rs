@@ -1,0 +1,206 @@
+//! `evaluate`: the quantized program against the float one, per output and per node, and task metrics. Streamed: what is
+//! kept does not grow with the number of samples.
+
+use super::{Converted, Error};
+use crate::executor::{Executor, Session};
+use crate::ir::{Program, ValueId};
+use crate::tensor::Tensor;
+use std::collections::BTreeMap;
+
+/// Sums over all samples that the measures are made of.
+#[derive(Copy, Clone, Debug, Default)]
+struct Sums {
+    signal: f64,
+    other: f64,
+    dot: f64,
+    noise: f64,
+    max: f64,
+    count: u64,
+}
+
+impl Sums {
+    fn add(&mut self, reference: &[f32], actual: &[f32]) {
+        for (&r, &a) in reference.iter().zip(actual) {
+            // Masks are made of infinities; equal ones are no error.
+            if r == a && !r.is_finite() {
+                continue;
+            }
+            let (r, a) = (f64::from(r), f64::from(a));
+            let d = r - a;
+            self.signal += r * r;
+            self.other += a * a;
+            self.dot += r * a;
+            self.noise += d * d;
+            self.max = self.max.max(d.abs());
+            self.count += 1;
+        }
+    }
+
+    fn measure(&self) -> Measure {
+        let db = 20.0 * (self.signal.sqrt() / self.noise.sqrt()).log10();
+        let norm = (self.signal * self.other).sqrt();
+        Measure {
+            sqnr_db: if self.noise == 0.0 { f64::INFINITY } else { db },
+            cosine: if norm == 0.0 { f64::from(u8::from(self.noise == 0.0)) } else { self.dot / norm },
+            max_abs: self.max,
+            mse: self.noise / self.count.max(1) as f64,
+        }
+    }
+}
+
+/// How far two tensors are apart, over all samples.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub struct Measure {
+    /// `20·log10(‖x‖ / ‖x − y‖)`, torchao's `compute_error`; infinite when equal.
+    pub sqnr_db: f64,
+    /// Cosine of the angle between them.
+    pub cosine: f64,
+    /// Largest absolute difference.
+    pub max_abs: f64,
+    /// Mean squared difference.
+    pub mse: f64,
+}
+
+/// What evaluation found.
+#[derive(Clone, Debug)]
+pub struct Evaluation {
+    /// Samples evaluated.
+    pub samples: usize,
+    /// Each output by name, against the float program.
+    pub outputs: Vec<(String, Measure)>,
+    /// Each node's output by node name, against the float program with batch norms folded, in program order.
+    pub nodes: Vec<(String, Measure)>,
+    /// Metrics by name: `top1`, `float_top1`, `top5`, …; empty without labels.
+    pub metrics: BTreeMap<String, f64>,
+}
+
+/// Compares programs sample by sample.
+#[derive(Debug)]
+pub struct Evaluator {
+    float: Box<dyn Session>,
+    reference: Box<dyn Session>,
+    quantized: Box<dyn Session>,
+    /// Values that both programs have, with the name of the node that makes each.
+    shared: Vec<(ValueId, String)>,
+    names: Vec<String>,
+    outputs: Vec<Sums>,
+    nodes: Vec<Sums>,
+    hits: BTreeMap<String, u64>,
+    labelled: u64,
+    samples: usize,
+}
+
+impl Evaluator {
+    /// Loads the float program and what was made of it.
+    ///
+    /// # Errors
+    /// When the executor cannot run one of them.
+    pub fn new(float: &Program, converted: &Converted, executor: &dyn Executor) -> Result<Self, Error> {
+        let device = converted.device_program()?;
+        let g = &converted.reference.graph;
+        let in_device: std::collections::BTreeSet<ValueId> =
+            device.graph.nodes().flat_map(|n| device.graph.node(n).outputs().to_vec()).collect();
+        let shared: Vec<(ValueId, String)> = g
+            .nodes()
+            .flat_map(|n| g.node(n).outputs().iter().map(move |&v| (v, n)))
+            .filter(|(v, _)| in_device.contains(v) && g.ty(*v).dtype.is_float())
+            .map(|(v, n)| (v, g.node(n).name.to_string()))
+            .collect();
+        let watch: Vec<ValueId> = shared.iter().map(|(v, _)| *v).collect();
+        Ok(Evaluator {
+            float: executor.load(float, &[])?,
+            reference: executor.load(&converted.reference, &watch)?,
+            quantized: executor.load(&device, &watch)?,
+            names: float.signature.outputs.iter().map(|n| n.to_string()).collect(),
+            outputs: vec![Sums::default(); float.signature.outputs.len()],
+            nodes: vec![Sums::default(); shared.len()],
+            shared,
+            hits: BTreeMap::new(),
+            labelled: 0,
+            samples: 0,
+        })
+    }
+
+    /// Runs one sample through all programs. `labels`: class numbers, one a row of output 0.
+    ///
+    /// # Errors
+    /// When inputs or labels do not fit.
+    pub fn add(&mut self, inputs: &[Tensor], labels: Option<&[i64]>) -> Result<(), Error> {
+        let float = self.float.run(inputs, &mut |_, _| {})?;
+        let mut seen: BTreeMap<ValueId, Tensor> = BTreeMap::new();
+        self.reference.run(inputs, &mut |v, t| {
+            seen.insert(v, t.to_tensor());
+        })?;
+        let index: BTreeMap<ValueId, usize> =
+            self.shared.iter().enumerate().map(|(i, (v, _))| (*v, i)).collect();
+        let nodes = &mut self.nodes;
+        let actual = self.quantized.run(inputs, &mut |v, t| {
+            if let (Some(r), Some(&i)) = (seen.remove(&v), index.get(&v)) {
+                nodes[i].add(&r.to_f32(), &t.to_tensor().to_f32());
+            }
+        })?;
+        for (sums, (r, a)) in self.outputs.iter_mut().zip(float.iter().zip(&actual)) {
+            sums.add(&r.to_f32(), &a.to_f32());
+        }
+        if let (Some(labels), Some(f), Some(q)) = (labels, float.first(), actual.first()) {
+            self.count(labels, f, q)?;
+        }
+        self.samples += 1;
+        Ok(())
+    }
+
+    fn count(&mut self, labels: &[i64], float: &Tensor, quantized: &Tensor) -> Result<(), Error> {
+        let classes = quantized.shape().last().copied().unwrap_or(1);
+        if classes < 2 || quantized.numel() != classes * labels.len() {
+            return Err(Error::Labels(format!(
+                "{} labels do not fit output 0 of shape {:?}: one for each row of scores is needed",
+                labels.len(),
+                quantized.shape()
+            )));
+        }
+        for (prefix, t) in [("", quantized), ("float_", float)] {
+            for (row, &label) in t.to_f32().chunks(classes).zip(labels) {
+                let Some(&score) = usize::try_from(label).ok().and_then(|l| row.get(l)) else {
+                    return Err(Error::Labels(format!("label {label} is none of {classes} classes")));
+                };
+                // Ties go to the class that comes first, as in an argmax.
+                let rank = row
+                    .iter()
+                    .enumerate()
+                    .filter(|(i, s)| **s > score || (**s == score && (*i as i64) < label))
+                    .count();
+                for k in [1, 5] {
+                    if k == 1 || classes > 5 {
+                        *self.hits.entry(format!("{prefix}top{k}")).or_default() += u64::from(rank < k);
+                    }
+                }
+            }
+        }
+        self.labelled += labels.len() as u64;
+        Ok(())
+    }
+
+    /// What was found so far.
+    pub fn finish(self) -> Evaluation {
+        let metric = |(name, hits): (String, u64)| (name, hits as f64 / self.labelled.max(1) as f64);
+        Evaluation {
+            samples: self.samples,
+            outputs: self.names.iter().cloned().zip(self.outputs.iter().map(Sums::measure)).collect(),
+            nodes: self
+                .shared
+                .iter()
+                .zip(&self.nodes)
+                .filter(|(_, s)| s.count > 0)
+                .map(|((_, name), s)| (name.clone(), s.measure()))
+                .collect(),
+            metrics: self.hits.into_iter().map(metric).collect(),
+        }
+    }
+}
+
+/// Orders nodes from the worst to the best.
+pub fn worst_first(nodes: &[(String, Measure)]) -> Vec<&(String, Measure)> {
+    let mut sorted: Vec<_> = nodes.iter().collect();
+    sorted.sort_by(|a, b| a.1.sqnr_db.total_cmp(&b.1.sqnr_db));
+    sorted
+}

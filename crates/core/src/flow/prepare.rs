@@ -1,0 +1,347 @@
+//! `prepare`: annotations become groups with observers; `calibrate`: observers watch the program run.
+
+use super::Error;
+use crate::executor::{Executor, Session};
+use crate::ir::{Key, Program, ValueId};
+use crate::passes::{FoldBatchNorm, Pass, PassError};
+use crate::quant::{Annotations, Groups, Observer, ObserverState, QParams, Site, Spec, observer};
+use crate::quantizer::Quantizer;
+use crate::tensor::{Tensor, TensorView};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A program with observers at its annotated sites. The graph itself is as it was.
+#[derive(Debug)]
+pub struct Prepared {
+    pub(super) program: Program,
+    pub(super) annotations: Annotations,
+    pub(super) groups: Groups,
+    /// One a group; `None` where parameters are fixed or derived.
+    pub(super) observers: Vec<Option<Box<dyn Observer>>>,
+    pub(super) dynamic: Option<crate::quant::Granularity>,
+    /// Which groups watch a value that changes from run to run.
+    watch: BTreeMap<ValueId, Vec<usize>>,
+    /// Which groups watch a value that only constants feed: looked at once.
+    weights: BTreeMap<ValueId, Vec<usize>>,
+    weights_seen: bool,
+    samples: usize,
+    /// Values that held something not finite, with the number of such elements.
+    not_finite: BTreeMap<ValueId, usize>,
+}
+
+/// Prepares a program: folds batch norms, lets the quantizer transform and annotate it, and makes observers.
+///
+/// # Errors
+/// When the quantizer refuses, or specs contradict each other.
+pub fn prepare(mut program: Program, quantizer: &dyn Quantizer) -> Result<Prepared, Error> {
+    let fold = FoldBatchNorm;
+    fold.run(&mut program).map_err(|reason| PassError::Failed { pass: fold.name(), reason })?;
+    quantizer.transform(&mut program)?;
+    let mut annotations = Annotations::default();
+    quantizer.annotate(&program, &mut annotations)?;
+    quantizer.validate(&program, &annotations)?;
+    Prepared::new(program, annotations, quantizer.dynamic_granularity())
+}
+
+/// Values that depend on constants alone, the constants included.
+fn constant_values(program: &Program) -> Vec<bool> {
+    let g = &program.graph;
+    let mut fixed = vec![false; g.values().len()];
+    for (c, k) in program.constants.iter() {
+        fixed[k.value.index()] = !program.is_mutated(c);
+    }
+    for n in g.nodes() {
+        let node = g.node(n);
+        // What has no operands at all (arange, zeros) is as fixed as a constant.
+        if !node.op().traits.random && node.operands().all(|v| fixed[v.index()]) {
+            node.outputs().iter().for_each(|v| fixed[v.index()] = true);
+        }
+    }
+    fixed
+}
+
+impl Prepared {
+    /// Makes groups and observers for annotations that are already there.
+    ///
+    /// # Errors
+    /// When specs contradict each other, or an observer cannot do what its spec asks.
+    pub fn new(
+        program: Program,
+        annotations: Annotations,
+        dynamic: Option<crate::quant::Granularity>,
+    ) -> Result<Prepared, Error> {
+        let groups = Groups::form(&program, &annotations)?;
+        let mut observers = Vec::with_capacity(groups.groups.len());
+        for g in &groups.groups {
+            observers.push(match &g.spec {
+                Spec::Observed(spec) => Some(
+                    observer::create(spec)
+                        .map_err(|e| Annotations::bad_spec(&program, g.sites[0], e.to_string()))?,
+                ),
+                _ => None,
+            });
+        }
+        let fixed = constant_values(&program);
+        let (mut watch, mut weights) = (BTreeMap::<_, Vec<usize>>::new(), BTreeMap::<_, Vec<usize>>::new());
+        for (i, g) in groups.groups.iter().enumerate() {
+            let Spec::Observed(spec) = &g.spec else { continue };
+            // Dynamic parameters are chosen by the device: nothing to watch.
+            if spec.dynamic {
+                continue;
+            }
+            for site in &g.sites {
+                let value = site.value(&program).ok_or_else(|| {
+                    Annotations::bad_spec(
+                        &program,
+                        *site,
+                        "there is no such operand; annotate tensors that exist",
+                    )
+                })?;
+                if !program.graph.ty(value).dtype.is_float() {
+                    let reason = format!("{} holds no floats; leave it unannotated", program.graph.ty(value));
+                    return Err(Annotations::bad_spec(&program, *site, reason).into());
+                }
+                let table = if fixed[value.index()] { &mut weights } else { &mut watch };
+                let list = table.entry(value).or_default();
+                if !list.contains(&i) {
+                    list.push(i);
+                }
+            }
+        }
+        Ok(Prepared {
+            program,
+            annotations,
+            groups,
+            observers,
+            dynamic,
+            watch,
+            weights,
+            weights_seen: false,
+            samples: 0,
+            not_finite: BTreeMap::new(),
+        })
+    }
+
+    /// The program as it will be quantized: batch norms folded, transformed by the quantizer, still in floating point.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// What was annotated.
+    pub fn annotations(&self) -> &Annotations {
+        &self.annotations
+    }
+
+    /// Which sites share parameters.
+    pub fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
+    /// Calibration samples seen so far.
+    pub fn samples(&self) -> usize {
+        self.samples
+    }
+
+    /// Whether any observer waits for calibration data.
+    pub fn needs_data(&self) -> bool {
+        !self.watch.is_empty()
+    }
+
+    /// Loads the program for calibration: pass the session to every [`calibrate`](Self::calibrate).
+    ///
+    /// # Errors
+    /// When the executor cannot run the program.
+    pub fn load(&self, executor: &dyn Executor) -> Result<Box<dyn Session>, Error> {
+        let watched: Vec<ValueId> = self.watch.keys().copied().collect();
+        Ok(executor.load(&self.program, &watched)?)
+    }
+
+    /// Runs one call of the program and lets the observers watch.
+    ///
+    /// # Errors
+    /// When inputs do not fit, or hold NaN or infinities: names the sample and the input.
+    pub fn calibrate(&mut self, session: &mut dyn Session, inputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
+        for (t, name) in inputs.iter().zip(&self.program.signature.inputs) {
+            let bad =
+                if t.dtype().is_float() { t.to_f32().iter().filter(|x| !x.is_finite()).count() } else { 0 };
+            if bad > 0 {
+                return Err(Error::NotFinite { sample: self.samples, input: name.to_string(), count: bad });
+            }
+        }
+        let Prepared { watch, observers, not_finite, .. } = self;
+        let outputs = session.run(inputs, &mut |v, t| {
+            let Some(groups) = watch.get(&v) else { return };
+            let show = |x: ndarray::ArrayViewD<'_, f32>, observers: &mut Vec<Option<Box<dyn Observer>>>| {
+                groups.iter().for_each(|&g| {
+                    if let Some(o) = &mut observers[g] {
+                        o.observe(x.view());
+                    }
+                });
+            };
+            let tensor;
+            let x = match &t {
+                TensorView::F32(x) => x.view(),
+                other => {
+                    let copy = other.to_tensor();
+                    tensor = Tensor::new(copy.shape(), copy.to_f32().into_owned())
+                        .expect("as many elements as before");
+                    tensor.view().expect("made of f32")
+                }
+            };
+            // One infinity or NaN makes the sum one; finite sums may overflow, so that is only a hint.
+            if !x.sum().is_finite() {
+                let bad = x.iter().filter(|v| !v.is_finite()).count();
+                if bad > 0 {
+                    *not_finite.entry(v).or_default() += bad;
+                }
+            }
+            show(x, observers);
+        })?;
+        self.samples += 1;
+        Ok(outputs)
+    }
+
+    /// Values that were not finite during calibration, by name, with the number of such elements. Observers left those
+    /// elements out.
+    pub fn not_finite(&self) -> Vec<(String, usize)> {
+        let describe = |(v, n): (&ValueId, &usize)| (Site::Output(*v).describe(&self.program), *n);
+        self.not_finite.iter().map(describe).collect()
+    }
+
+    /// What every observer has seen, for a checkpoint or another process.
+    pub fn states(&self) -> Vec<ObserverState> {
+        self.observers
+            .iter()
+            .map(|o| match o {
+                Some(o) => o.state(),
+                None => ObserverState { observer: "none".into(), fields: BTreeMap::new() },
+            })
+            .collect()
+    }
+
+    /// Adds what another calibration of the same prepared program has seen, as if it came after this one.
+    ///
+    /// # Errors
+    /// When the states belong to another program or configuration.
+    pub fn merge(&mut self, later: &[ObserverState], samples: usize) -> Result<(), Error> {
+        if later.len() != self.observers.len() {
+            let (got, want) = (later.len(), self.observers.len());
+            return Err(Error::States(format!(
+                "{got} observer states for {want} groups; prepare the same program alike"
+            )));
+        }
+        for (i, (o, state)) in self.observers.iter_mut().zip(later).enumerate() {
+            if let Some(o) = o {
+                let place = || self.groups.groups[i].sites[0].describe(&self.program);
+                o.merge(state).map_err(|e| Error::States(format!("{}: {e}", place())))?;
+            }
+        }
+        self.samples += samples;
+        Ok(())
+    }
+
+    /// Lets observers look at constants, and at what is computed from constants alone, once.
+    pub(super) fn observe_weights(
+        &mut self,
+        executor: &dyn Executor,
+    ) -> Result<BTreeMap<ValueId, Tensor>, Error> {
+        let mut computed: BTreeSet<ValueId> = BTreeSet::new();
+        let mut known: BTreeMap<ValueId, Tensor> = BTreeMap::new();
+        // Fixed and derived parameters may stand on constants too: those are needed for folding.
+        let fixed = constant_values(&self.program);
+        let sites = self.groups.groups.iter().flat_map(|g| &g.sites).filter_map(|s| s.value(&self.program));
+        for v in sites.filter(|v| fixed[v.index()]) {
+            match self.program.frozen(v) {
+                Some(t) => {
+                    known.insert(v, t.clone());
+                }
+                None => {
+                    computed.insert(v);
+                }
+            }
+        }
+        if !computed.is_empty() {
+            known.extend(evaluate_constants(&self.program, &computed, executor)?);
+        }
+        if !self.weights_seen {
+            for (v, groups) in &self.weights {
+                let Some(t) = known.get(v) else { continue };
+                let x = t.to_f32();
+                let x = ndarray::ArrayViewD::from_shape(ndarray::IxDyn(t.shape()), &x)
+                    .expect("elements fit the shape");
+                for &g in groups {
+                    if let Some(o) = &mut self.observers[g] {
+                        o.observe(x.view());
+                    }
+                }
+            }
+            self.weights_seen = true;
+        }
+        Ok(known)
+    }
+
+    /// The parameters of every group that has any; `None` for dynamic ones.
+    ///
+    /// # Errors
+    /// Lists every site whose observer saw nothing.
+    pub(super) fn qparams(&self) -> Result<Vec<Option<QParams>>, Error> {
+        let mut done: Vec<Option<Option<QParams>>> = vec![None; self.groups.groups.len()];
+        let mut unobserved = Vec::new();
+        for (i, g) in self.groups.groups.iter().enumerate() {
+            done[i] = match (&g.spec, &self.observers[i]) {
+                (Spec::Observed(s), _) if s.dynamic => Some(None),
+                (Spec::Fixed(p), _) => Some(Some(p.clone())),
+                (Spec::Observed(_), Some(o)) => match o.qparams() {
+                    Ok(p) => Some(Some(p)),
+                    Err(_) => {
+                        unobserved.extend(g.sites.iter().map(|s| s.describe(&self.program)));
+                        Some(None)
+                    }
+                },
+                _ => None,
+            };
+        }
+        if !unobserved.is_empty() {
+            return Err(Error::Unobserved(unobserved));
+        }
+        // Derived parameters may stand on derived ones.
+        for _ in 0..done.len() {
+            for (i, g) in self.groups.groups.iter().enumerate() {
+                let (None, Spec::Derived { from, rule, range, scheme }) = (&done[i], &g.spec) else {
+                    continue;
+                };
+                let sources: Option<Vec<QParams>> =
+                    from.iter().map(|s| self.groups.of(*s).and_then(|k| done[k].clone()).flatten()).collect();
+                if let Some(sources) = sources {
+                    done[i] = Some(Some(super::derive::derive(rule, &sources, *range, *scheme)));
+                }
+            }
+        }
+        let underived = |i: &usize| done[*i].is_none();
+        if let Some(i) = (0..done.len()).find(underived) {
+            let reason = "is derived from sites that have no parameters";
+            return Err(Annotations::bad_spec(&self.program, self.groups.groups[i].sites[0], reason).into());
+        }
+        Ok(done.into_iter().flatten().collect())
+    }
+}
+
+/// Computes values that depend on constants alone.
+fn evaluate_constants(
+    program: &Program,
+    wanted: &BTreeSet<ValueId>,
+    executor: &dyn Executor,
+) -> Result<BTreeMap<ValueId, Tensor>, Error> {
+    let mut part = program.clone();
+    let wanted: Vec<ValueId> = wanted.iter().copied().collect();
+    // The same graph with other outputs: what they do not need is dropped, inputs stay unread.
+    part.signature.outputs = wanted.iter().map(|&v| program.graph.value(v).name.clone()).collect();
+    part.signature.mutations.clear();
+    part.graph.set_outputs(wanted.clone());
+    crate::passes::DeadCode
+        .run(&mut part)
+        .map_err(|reason| PassError::Failed { pass: "dead_code", reason })?;
+    part.graph.drop_inputs();
+    part.signature.inputs.clear();
+    let outputs = executor.load(&part, &[])?.run(&[], &mut |_, _| {})?;
+    Ok(wanted.into_iter().zip(outputs).collect())
+}
