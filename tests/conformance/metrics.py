@@ -7,8 +7,12 @@ def flat(outputs):
     return outputs[0].reshape(len(outputs[0]), -1)
 
 
+def true_class(labels):
+    return labels["label" if "label" in labels else "target"].reshape(-1)
+
+
 def top1(outputs, labels):
-    return {"top1": float(np.mean(flat(outputs).argmax(1) == labels["target"].reshape(-1)))}
+    return {"top1": float(np.mean(flat(outputs).argmax(1) == true_class(labels)))}
 
 
 def vad(outputs, labels):
