@@ -175,14 +175,13 @@ impl SymInt {
     pub fn floor_div(&self, by: &SymInt) -> SymInt {
         match (self.known(), by.known()) {
             (Some(a), Some(b)) if b != 0 => {
-                return SymInt::Known(a.div_euclid(b) - i64::from(b < 0 && a.rem_euclid(b) != 0));
+                let quotient = a.checked_div_euclid(b).unwrap_or(i64::MAX);
+                return SymInt::Known(quotient - i64::from(b < 0 && a.checked_rem_euclid(b).unwrap_or(0) != 0));
             }
             (Some(0), _) => return SymInt::Known(0),
             (_, Some(1)) => return self.clone(),
+            (None, Some(b)) if b > 0 => return self.floor_div_known(b),
             _ => {}
-        }
-        if self == by {
-            return SymInt::Known(1);
         }
         if let Some((atoms, d)) = by.single_term()
             && d > 0
@@ -204,7 +203,61 @@ impl SymInt {
                 };
             }
         }
+        if let Some(quotient) = self.exact_div(by) {
+            return quotient;
+        }
         Self::atom(Atom::Call(Func::FloorDiv, self.clone(), by.clone()))
+    }
+
+    /// Division by a positive integer, brought to one form so that equal divisions compare equal.
+    fn floor_div_known(&self, d: i64) -> SymInt {
+        // (x // a + y) // d  is  (x + a y) // (a d)
+        for (t, k) in self.terms() {
+            if let ([Atom::Call(Func::FloorDiv, x, SymInt::Known(a))], 1) = (&t[..], k)
+                && let (true, Some(ad)) = (*a > 0, a.checked_mul(d))
+            {
+                let inner = SymInt::Expr(Arc::new(Poly(BTreeMap::from([(t.clone(), 1)]))));
+                return (x.clone() + (self.clone() - inner) * *a).floor_div(&SymInt::Known(ad));
+            }
+        }
+        let common = self.terms().iter().fold(d, |g, (_, k)| gcd(g, *k));
+        let d = d / common;
+        // Whole multiples of the divisor leave the division.
+        let mut whole = Poly::default();
+        let mut rest = Poly::default();
+        for (t, k) in self.terms() {
+            let k = k / common;
+            whole.add(t.clone(), k.div_euclid(d));
+            rest.add(t, k.rem_euclid(d));
+        }
+        match rest.simplify() {
+            // The remainder of a plain integer is less than the divisor.
+            SymInt::Known(_) => whole.simplify(),
+            rest => whole.simplify() + Self::atom(Atom::Call(Func::FloorDiv, rest, SymInt::Known(d))),
+        }
+    }
+
+    /// The quotient, when `by` divides without remainder as a polynomial.
+    fn exact_div(&self, by: &SymInt) -> Option<SymInt> {
+        // Longer monomials first, then by factors: an order that products keep.
+        fn leading(e: &SymInt) -> Option<(Vec<Atom>, i64)> {
+            e.terms().into_iter().max_by(|(a, _), (b, _)| (a.len(), a).cmp(&(b.len(), b)))
+        }
+        let (divisor, d) = leading(by)?;
+        let mut rest = self.clone();
+        let mut quotient = Poly::default();
+        // Each step removes the leading term; more steps than terms of a quotient that is kept are in vain.
+        for _ in 0..MAX_TERMS {
+            let Some((t, k)) = leading(&rest) else { return Some(quotient.simplify()) };
+            let left = cancel(&t, &divisor).filter(|_| k.checked_rem(d) == Some(0))?;
+            let step = Poly(BTreeMap::from([(left.clone(), k / d)])).simplify();
+            quotient.add(left, k / d);
+            rest = rest - by.clone() * step;
+            if !rest.is_at_most(4 * MAX_TERMS) {
+                return None;
+            }
+        }
+        None
     }
 
     /// Division rounding up, for sizes.
@@ -336,6 +389,14 @@ impl Func {
             }
         }
     }
+}
+
+fn gcd(a: i64, b: i64) -> i64 {
+    let (mut a, mut b) = (a.unsigned_abs(), b.unsigned_abs());
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    i64::try_from(a).unwrap_or(1)
 }
 
 /// `term / by` as lists of factors, when every factor of `by` is one of `term`.
@@ -653,6 +714,13 @@ mod tests {
             ("Max(1, s0)", "Max(s0, 1)"),
             ("s0 - s0", "0"),
             ("-7//2", "-4"),
+            ("((s0//2)//2)//2", "s0//8"),
+            ("((s0//80 - 3)//2 - 1)//2 + 1", "(s0 - 80)//320"),
+            ("(2*s0 + 4)//6", "(s0 + 2)//3"),
+            ("(3*s0 + 5)//2", "s0 + 2 + (s0 + 1)//2"),
+            ("(32*s0 + 32*s0*((s1 - 1)//4))//(s0 + s0*((s1 - 1)//4))", "32"),
+            ("(s0**2 - 1)//(s0 + 1)", "s0 - 1"),
+            ("(s0**2 + 3*s0*s1 + 2*s1**2)//(s0 + s1)", "s0 + 2*s1"),
         ] {
             assert_eq!(s(a), s(b), "{a} / {b}");
         }
@@ -673,6 +741,14 @@ mod tests {
         for (t, want) in [("((s0 - 10)//2)", -2), ("(s0 - 10) % 4", 1), ("s0**2 - 1", 48), ("Min(s0, 3)", 3)]
         {
             assert_eq!(s(t).eval(&b), Ok(want), "{t}");
+        }
+        // Whatever form a division is brought to, its value stays.
+        for n in [1, 2, 3, 7, 8, 31, 100] {
+            let at = |t: &str| s(t).eval(&[("s0".into(), n)].into()).unwrap();
+            assert_eq!(at("((s0//3 + 2*s0)//4 - 1)//5"), ((n / 3 + 2 * n).div_euclid(4) - 1).div_euclid(5), "{n}");
+            assert_eq!(at("(6*s0 - 9)//12"), (6 * n - 9).div_euclid(12), "{n}");
+            assert_eq!(at("(s0*s0 + 1)//(s0 + 1)"), (n * n + 1) / (n + 1), "{n}");
+            assert_eq!(at("(-s0)//4"), (-n).div_euclid(4), "{n}");
         }
         assert_eq!(s("2*s0 + 1").bounds(&|_| (1, 10)), (3, 21));
         assert!(s("s9").eval(&b).is_err());

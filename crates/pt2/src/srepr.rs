@@ -75,19 +75,14 @@ impl<'a> Parser<'a> {
                 }
                 SymInt::symbol(name)
             }
-            // A quotient as a fraction only occurs inside a rounding.
-            "FloorToInt" | "TruncToInt" | "CeilToInt" => {
-                let inner = self.word("");
-                if inner != "IntTrueDiv" {
-                    return Err(format!("lowbit has no function {function} of {inner}"));
-                }
-                self.eat('(')?;
-                let a = self.expr()?;
-                self.eat(',')?;
-                let b = self.expr()?;
-                self.eat(')')?;
-                // Sizes are not negative, so truncation rounds down.
-                if function == "CeilToInt" { a.ceil_div(&b) } else { a.floor_div(&b) }
+            // Sizes are not negative, so truncation rounds down.
+            "FloorToInt" | "TruncToInt" => {
+                let (over, under) = self.fraction()?;
+                over.floor_div(&under)
+            }
+            "CeilToInt" => {
+                let (over, under) = self.fraction()?;
+                over.ceil_div(&under)
             }
             _ => {
                 let mut args = vec![self.expr()?];
@@ -111,6 +106,79 @@ impl<'a> Parser<'a> {
         self.depth -= 1;
         Ok(value)
     }
+}
+
+impl Parser<'_> {
+    /// A real number, which only occurs inside a rounding: numerator and denominator. PyTorch computes these in
+    /// floating point; sizes are small enough for that to be exact.
+    fn fraction(&mut self) -> Result<(SymInt, SymInt), String> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err("nested too deeply".into());
+        }
+        let one = SymInt::Known(1);
+        let (start, function) = (self.rest, self.word(""));
+        let value = match function {
+            "Float" => {
+                self.eat('(')?;
+                self.eat('\'')?;
+                let text = self.word(".-+");
+                self.eat('\'')?;
+                self.eat(',')?;
+                self.word("");
+                self.eat('=')?;
+                self.word("");
+                self.eat(')')?;
+                dyadic(text)?
+            }
+            "ToFloat" => {
+                self.eat('(')?;
+                let x = self.expr()?;
+                self.eat(')')?;
+                (x, one)
+            }
+            "IntTrueDiv" => {
+                self.eat('(')?;
+                let over = self.expr()?;
+                self.eat(',')?;
+                let under = self.expr()?;
+                self.eat(')')?;
+                (over, under)
+            }
+            "FloatTrueDiv" | "Mul" | "Add" => {
+                self.eat('(')?;
+                let (mut over, mut under) = self.fraction()?;
+                while self.peek(',') {
+                    self.eat(',')?;
+                    let (a, b) = self.fraction()?;
+                    (over, under) = match function {
+                        "Mul" => (over * a, under * b),
+                        "Add" => (over * b.clone() + a * under.clone(), under * b),
+                        _ => (over * b, under * a),
+                    };
+                }
+                self.eat(')')?;
+                (over, under)
+            }
+            _ => {
+                self.rest = start;
+                (self.expr()?, one)
+            }
+        };
+        self.depth -= 1;
+        Ok(value)
+    }
+}
+
+/// A float as a fraction over a power of two.
+fn dyadic(text: &str) -> Result<(SymInt, SymInt), String> {
+    let x: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+    (0..=40u32)
+        .map(|bits| (x * f64::from(bits).exp2(), 1i64 << bits))
+        .find(|(n, _)| n.fract() == 0.0)
+        .filter(|(n, _)| n.abs() < 2f64.powi(53))
+        .map(|(n, under)| ((n as i64).into(), under.into()))
+        .ok_or_else(|| format!("{text} is no fraction that lowbit keeps"))
 }
 
 fn apply(function: &str, args: Vec<SymInt>) -> Result<SymInt, String> {
@@ -146,6 +214,12 @@ mod tests {
             (format!("Max(Integer(1), {s})"), "Max(1, s77)"),
             (format!("Mul({s}, Integer(3), evaluate=False)"), "3*s77"),
             (format!("TruncToInt(IntTrueDiv({s}, Integer(2)))"), "s77//2"),
+            (
+                format!("TruncToInt(Mul(Float('2.0', precision=53), ToFloat(Mul(Integer(2), {s}))))"),
+                "4*s77",
+            ),
+            (format!("FloorToInt(Mul(Float('1.5', precision=53), ToFloat({s})))"), "(3*s77)//2"),
+            (format!("TruncToInt(FloatTrueDiv(ToFloat({s}), Float('0.25', precision=53)))"), "4*s77"),
             (format!("CeilToInt(IntTrueDiv({s}, Integer(2)))"), "(s77 + 1)//2"),
         ] {
             assert_eq!(parse(&text), Ok(SymInt::parse(want).unwrap()), "{text}");

@@ -1,6 +1,6 @@
 //! Convolutions.
 
-use super::rules::{Types, one, widened};
+use super::rules::{Types, differ, one, widened};
 use super::{Call, InferError};
 use crate::ir::{Arg, TensorType};
 use crate::symint::SymInt;
@@ -40,7 +40,7 @@ fn checked<'a>(
     }
     let channels = &x.shape[x.rank() - n - 1];
     let takes = if transposed { w.shape[0].clone() } else { w.shape[1].clone() * groups };
-    if *channels != takes {
+    if differ(channels, &takes) {
         return c.error(format!("input {x} has {channels} channels, weight {w} takes {takes}"));
     }
     if let Some(b) = c.opt_tensor(2) {

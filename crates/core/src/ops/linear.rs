@@ -1,7 +1,7 @@
 //! Matrix products and attention.
 
 use super::Call;
-use super::rules::{Types, broadcast, broadcast_dim, one};
+use super::rules::{Types, broadcast, broadcast_dim, differ, one};
 use crate::ir::{Arg, TensorType};
 use crate::symint::SymInt;
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ fn linear(c: &Call<'_>) -> Types {
     let (Some(last), [out, inner]) = (x.shape.last(), &w.shape[..]) else {
         return c.error(format!("input is {x}, weight is {w}; a weight has two dimensions, an input at least one"));
     };
-    if last != inner {
+    if differ(last, inner) {
         return c.error(format!("input {x} has {last} features, weight {w} takes {inner}"));
     }
     let mut shape = x.shape.clone();
@@ -40,7 +40,7 @@ fn product(c: &Call<'_>, a: usize, b: usize, rank: usize) -> Types {
     let (n, k) = (&x.shape[rank - 2], &x.shape[rank - 1]);
     let (l, m) = (&y.shape[rank - 2], &y.shape[rank - 1]);
     let batch = &x.shape[..rank - 2];
-    if k != l || batch.iter().zip(&y.shape).any(|(p, q)| p != q && p.known().is_some() && q.known().is_some()) {
+    if differ(k, l) || batch.iter().zip(&y.shape).any(|(p, q)| differ(p, q)) {
         return c.error(format!("{x} and {y} cannot be multiplied"));
     }
     one(x.dtype, batch.iter().chain([n, m]).cloned().collect())
@@ -62,7 +62,7 @@ fn matmul(c: &Call<'_>) -> Types {
         return c.error(format!("{x} and {y} cannot be multiplied"));
     };
     let l = &y.shape[y.rank().saturating_sub(2)];
-    if k != l && k.known().is_some() && l.known().is_some() {
+    if differ(k, l) {
         return c.error(format!("{x} and {y} cannot be multiplied"));
     }
     let batch = |t: &TensorType| t.shape[..t.rank().saturating_sub(2)].to_vec();
@@ -137,7 +137,11 @@ fn einsum(c: &Call<'_>) -> Types {
 /// Attention: `[.., L, E], [.., S, E], [.., S, V] -> [.., L, V]`.
 fn attention(c: &Call<'_>) -> Types {
     let (q, k, v) = (c.tensor(0)?, c.tensor(1)?, c.tensor(2)?);
-    if q.rank() < 2 || k.rank() < 2 || v.rank() < 2 || q.shape.last() != k.shape.last() {
+    let fit = match (q.shape.last(), k.shape.last()) {
+        (Some(a), Some(b)) => !differ(a, b),
+        _ => false,
+    };
+    if q.rank() < 2 || k.rank() < 2 || v.rank() < 2 || !fit {
         return c.error(format!("query {q}, key {k} and value {v} do not fit"));
     }
     let mut shape = q.shape.clone();

@@ -1,6 +1,6 @@
 //! Normalization.
 
-use super::rules::{Types, one, same};
+use super::rules::{Types, differ, one, same};
 use super::{Call, InferError};
 use crate::ir::{Arg, TensorType};
 use crate::symint::SymInt;
@@ -25,7 +25,7 @@ fn channels(c: &Call<'_>, params: std::ops::Range<usize>) -> Result<(), InferErr
     let Some(channels) = x.shape.get(1) else { return c.error(format!("input is {x}; it has no channels")) };
     for i in params {
         if let Some(p) = c.opt_tensor(i)
-            && p.shape != [channels.clone()]
+            && (p.rank() != 1 || differ(&p.shape[0], channels))
         {
             return c.error(format!("input {x} has {channels} channels, a parameter is {p}"));
         }
@@ -51,7 +51,8 @@ fn native_batch_norm(c: &Call<'_>) -> Types {
 /// How many trailing dimensions argument 1 normalizes.
 fn normalized(c: &Call<'_>) -> Result<usize, InferError> {
     let (x, n) = (c.tensor(0)?, c.syms(1)?);
-    if n.is_empty() || !x.shape.ends_with(n) {
+    let fits = |from: usize| x.shape[from..].iter().zip(n).all(|(a, b)| !differ(a, b));
+    if n.is_empty() || !x.rank().checked_sub(n.len()).is_some_and(fits) {
         return c.error(format!("input {x} does not end with the normalized shape {n:?}"));
     }
     for i in [2, 3] {

@@ -18,8 +18,14 @@ pub(super) fn same(c: &Call<'_>) -> Types {
     Ok(vec![c.tensor(0)?.clone()])
 }
 
+/// Whether two sizes surely differ. Formulas that are not equal as formulas may be equal for every size that export's
+/// guards let through, so they get the benefit of the doubt.
+pub(super) fn differ(a: &SymInt, b: &SymInt) -> bool {
+    matches!((a.known(), b.known()), (Some(a), Some(b)) if a != b)
+}
+
 /// Two dimensions broadcast together. A symbol meets a size of its own or 1: export has guarded whatever else it met,
-/// so the known side wins.
+/// so the known side wins, and the first of two formulas.
 pub(super) fn broadcast_dim(a: &SymInt, b: &SymInt) -> Option<SymInt> {
     match (a.known(), b.known()) {
         _ if a == b => Some(a.clone()),
@@ -27,6 +33,7 @@ pub(super) fn broadcast_dim(a: &SymInt, b: &SymInt) -> Option<SymInt> {
         (_, Some(1)) => Some(a.clone()),
         (Some(_), None) => Some(a.clone()),
         (None, Some(_)) => Some(b.clone()),
+        (None, None) => Some(a.clone()),
         _ => None,
     }
 }

@@ -7,7 +7,7 @@ use crate::schema;
 use crate::schema::{
     Argument, NamedArgument, OptionalTensorArgument, Str, SymBoolArgument, SymFloatArgument, SymIntArgument,
 };
-use lowbit_core::ir::{Arg, ConstKind, ValueId};
+use lowbit_core::ir::{Arg, ConstKind, ModuleStack, ValueId};
 use lowbit_core::ops::{ArgKind, ArgSpec, OpDef, lookup};
 use lowbit_core::{DType, SymInt, Tensor};
 
@@ -33,6 +33,7 @@ impl<'a> Importer<'a> {
         op: &'static OpDef,
         inputs: &'a [NamedArgument<'a>],
         name: &str,
+        module: &ModuleStack,
     ) -> Result<Call, String> {
         let op = scalar_overload(op, inputs).unwrap_or(op);
         let schema = op.schema();
@@ -67,7 +68,7 @@ impl<'a> Importer<'a> {
             };
             args.push(arg);
         }
-        self.numbers_to_tensors(&schema.args, &mut args, name)?;
+        self.numbers_to_tensors(&schema.args, &mut args, name, module)?;
         Ok(Call { op, args, first })
     }
 
@@ -154,7 +155,13 @@ impl<'a> Importer<'a> {
 
     /// Replaces numbers in tensor places by constants of no dimensions, of a type that leaves the result's type what
     /// PyTorch makes it (a Python number only ever changes a tensor's category: bool, integer, float).
-    fn numbers_to_tensors(&mut self, specs: &[ArgSpec], args: &mut [Arg], name: &str) -> Result<(), String> {
+    fn numbers_to_tensors(
+        &mut self,
+        specs: &[ArgSpec],
+        args: &mut [Arg],
+        name: &str,
+        module: &ModuleStack,
+    ) -> Result<(), String> {
         let among = args
             .iter()
             .filter_map(|a| match a {

@@ -234,7 +234,7 @@ impl<'a> Importer<'a> {
     ) -> Result<(), ImportError> {
         let name = node_name(node);
         let fail = |reason: String| node_error(node, &module, reason);
-        let Call { op, args, first } = self.call(scope, op, &node.inputs, name).map_err(fail)?;
+        let Call { op, args, first } = self.call(scope, op, &node.inputs, name, &module).map_err(fail)?;
 
         let (op, args) = match rewrite::is_rewritten(op) {
             true => self.rewrite(graph, node, op, args, &module).map_err(fail)?,

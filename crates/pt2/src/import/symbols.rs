@@ -75,6 +75,9 @@ impl<'a> Symbols<'a> {
             && a.shape.iter().zip(&b.shape).all(|(a, b)| a == b || self.same_values(a, b))
     }
 
+    /// Whether two formulas take equal values: for any sizes in range; else while sizes that were equal at export stay
+    /// equal; else for multiples of the sizes at export. The latter two because guards that export found (equal batches,
+    /// a height that 32 divides) are not in the ranges.
     fn same_values(&self, a: &SymInt, b: &SymInt) -> bool {
         let mut symbols = a.symbols();
         symbols.extend(b.symbols());
@@ -83,23 +86,22 @@ impl<'a> Symbols<'a> {
         if symbols.is_empty() {
             return false;
         }
-        // The exported sizes, then both ends of each range and a few odd places; a different one for each symbol.
-        (0..8).all(|sample| {
+        let hint = |s: &Arc<str>| self.hints.get(s).copied();
+        let equal = |value: &dyn Fn(usize, &Arc<str>) -> i64| {
             let bind = |(i, s): (usize, &Arc<str>)| {
                 let r = self.range(s);
-                let hint = self.hints.get(s).copied().unwrap_or(r.min);
-                let top = r.max.min(r.min.saturating_add(1000));
-                let n = match sample {
-                    0 => hint,
-                    1 => r.min,
-                    2 => top,
-                    k => r.min.saturating_add(((k * 7 + 1) * (i as i64 * 3 + 5)) % 97),
-                };
-                (s.clone(), n.clamp(r.min, top.max(r.min)))
+                (s.clone(), value(i, s).clamp(r.min, r.max.max(r.min)))
             };
             let bindings: Bindings = symbols.iter().enumerate().map(bind).collect();
             matches!((a.eval(&bindings), b.eval(&bindings)), (Ok(x), Ok(y)) if x == y)
-        })
+        };
+        let spread = |k: i64, i: i64| (k * 7 + 1) * (i * 3 + 5) % 97;
+        let free = (0..6).all(|k| equal(&|i, s| self.range(s).min.saturating_add(spread(k, i as i64))));
+        // Symbols of one size at export count as one.
+        let place = |s: &Arc<str>| symbols.iter().position(|t| hint(t) == hint(s) && hint(s).is_some()).unwrap_or(0);
+        let tied = || (0..6).all(|k| equal(&|_, s| self.range(s).min.saturating_add(spread(k, place(s) as i64))));
+        let scaled = || [1, 2, 3, 5].iter().all(|k| equal(&|_, s| hint(s).unwrap_or(2).saturating_mul(*k)));
+        free || (symbols.iter().all(|s| hint(s).is_some()) && (tied() || scaled()))
     }
 
     /// The ranges of these symbols.
@@ -125,6 +127,13 @@ mod tests {
         let ty = |t: &str| TensorType::new(DType::F32, [SymInt::parse(t).unwrap()]);
         assert!(symbols.agree(&ty("Max(1, s0)"), &ty("s0")), "s0 is never below 2");
         assert!(!symbols.agree(&ty("s0"), &ty("s0 + 1")));
+        // What was equal at export may have to stay so; s0 and s1 were 32, s2 was 7.
+        let mut symbols = symbols;
+        symbols.hints = [("s0", 32), ("s1", 32), ("s2", 7)].into_iter().map(|(s, n)| (s.into(), n)).collect();
+        assert!(symbols.agree(&ty("(8*s1)//s0"), &ty("8")));
+        assert!(symbols.agree(&ty("(s0//32)*32"), &ty("s0")));
+        assert!(!symbols.agree(&ty("s2"), &ty("s0")) && !symbols.agree(&ty("(s2//2)*2"), &ty("s2")));
+        symbols.hints.clear();
         assert!(!symbols.agree(&ty("3"), &ty("4")));
         assert!(!symbols.agree(&ty("(s0//2)*2"), &ty("s0")));
         assert_eq!(symbols.range("s0"), SymbolRange { min: 2, max: i64::MAX });
