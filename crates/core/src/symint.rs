@@ -176,7 +176,9 @@ impl SymInt {
         match (self.known(), by.known()) {
             (Some(a), Some(b)) if b != 0 => {
                 let quotient = a.checked_div_euclid(b).unwrap_or(i64::MAX);
-                return SymInt::Known(quotient - i64::from(b < 0 && a.checked_rem_euclid(b).unwrap_or(0) != 0));
+                return SymInt::Known(
+                    quotient - i64::from(b < 0 && a.checked_rem_euclid(b).unwrap_or(0) != 0),
+                );
             }
             (Some(0), _) => return SymInt::Known(0),
             (_, Some(1)) => return self.clone(),
@@ -745,7 +747,11 @@ mod tests {
         // Whatever form a division is brought to, its value stays.
         for n in [1, 2, 3, 7, 8, 31, 100] {
             let at = |t: &str| s(t).eval(&[("s0".into(), n)].into()).unwrap();
-            assert_eq!(at("((s0//3 + 2*s0)//4 - 1)//5"), ((n / 3 + 2 * n).div_euclid(4) - 1).div_euclid(5), "{n}");
+            assert_eq!(
+                at("((s0//3 + 2*s0)//4 - 1)//5"),
+                ((n / 3 + 2 * n).div_euclid(4) - 1).div_euclid(5),
+                "{n}"
+            );
             assert_eq!(at("(6*s0 - 9)//12"), (6 * n - 9).div_euclid(12), "{n}");
             assert_eq!(at("(s0*s0 + 1)//(s0 + 1)"), (n * n + 1) / (n + 1), "{n}");
             assert_eq!(at("(-s0)//4"), (-n).div_euclid(4), "{n}");

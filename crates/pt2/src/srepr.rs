@@ -214,10 +214,7 @@ mod tests {
             (format!("Max(Integer(1), {s})"), "Max(1, s77)"),
             (format!("Mul({s}, Integer(3), evaluate=False)"), "3*s77"),
             (format!("TruncToInt(IntTrueDiv({s}, Integer(2)))"), "s77//2"),
-            (
-                format!("TruncToInt(Mul(Float('2.0', precision=53), ToFloat(Mul(Integer(2), {s}))))"),
-                "4*s77",
-            ),
+            (format!("TruncToInt(Mul(Float('2.0', precision=53), ToFloat(Mul(Integer(2), {s}))))"), "4*s77"),
             (format!("FloorToInt(Mul(Float('1.5', precision=53), ToFloat({s})))"), "(3*s77)//2"),
             (format!("TruncToInt(FloatTrueDiv(ToFloat({s}), Float('0.25', precision=53)))"), "4*s77"),
             (format!("CeilToInt(IntTrueDiv({s}, Integer(2)))"), "(s77 + 1)//2"),

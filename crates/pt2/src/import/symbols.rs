@@ -98,8 +98,10 @@ impl<'a> Symbols<'a> {
         let spread = |k: i64, i: i64| (k * 7 + 1) * (i * 3 + 5) % 97;
         let free = (0..6).all(|k| equal(&|i, s| self.range(s).min.saturating_add(spread(k, i as i64))));
         // Symbols of one size at export count as one.
-        let place = |s: &Arc<str>| symbols.iter().position(|t| hint(t) == hint(s) && hint(s).is_some()).unwrap_or(0);
-        let tied = || (0..6).all(|k| equal(&|_, s| self.range(s).min.saturating_add(spread(k, place(s) as i64))));
+        let place =
+            |s: &Arc<str>| symbols.iter().position(|t| hint(t) == hint(s) && hint(s).is_some()).unwrap_or(0);
+        let tied =
+            || (0..6).all(|k| equal(&|_, s| self.range(s).min.saturating_add(spread(k, place(s) as i64))));
         let scaled = || [1, 2, 3, 5].iter().all(|k| equal(&|_, s| hint(s).unwrap_or(2).saturating_mul(*k)));
         free || (symbols.iter().all(|s| hint(s).is_some()) && (tied() || scaled()))
     }
