@@ -11,6 +11,7 @@
 Needs tests/conformance/requirements.txt. Stack traces and sample inputs are left out of the programs, to keep them small.
 """
 
+import copy
 import json
 import pathlib
 import shutil
@@ -410,8 +411,8 @@ def write_case(name):
     exported = torch.export.export(net, traced, dynamic_shapes=dynamic, strict=False)
     forms = {name: exported} | ({f"{name}_core": exported.run_decompositions()} if core else {})
     arrays = {f"in{i}": x.numpy() for i, x in enumerate(inputs)}
-    with torch.no_grad():
-        results = torch.utils._pytree.tree_leaves(net(*[x.clone() for x in inputs]))
+    with torch.no_grad():  # of a copy: the exported program shares the buffers
+        results = torch.utils._pytree.tree_leaves(copy.deepcopy(net)(*[x.clone() for x in inputs]))
     arrays |= {f"out{i}": x.numpy() for i, x in enumerate(results)}
     for form, program in forms.items():
         folder = fresh(HERE / form)

@@ -1,1 +1,3 @@
 //! Integration tests over the whole workspace.
+
+mod cases;
