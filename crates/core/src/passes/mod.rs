@@ -1,11 +1,13 @@
 //! Passes: transformations that keep what a program computes. Each finds on an immutable program, then edits.
 
 mod dead_code;
+pub mod decompose;
 mod fold_batch_norm;
 mod recompose;
 mod scalars_to_tensors;
 
 pub use dead_code::DeadCode;
+pub use decompose::Decompose;
 pub use fold_batch_norm::FoldBatchNorm;
 pub use recompose::Recompose;
 pub use scalars_to_tensors::ScalarsToTensors;

@@ -1,0 +1,237 @@
+//! Shape changes, splits, padding and constants by simpler ones.
+
+use super::{Build, PassFailure, Table, out_type};
+use crate::ir::{Arg, Node, ValueId};
+use crate::ops;
+use crate::symint::SymInt;
+
+type Values = Result<Option<Vec<ValueId>>, PassFailure>;
+
+fn one(v: ValueId) -> Values {
+    Ok(Some(vec![v]))
+}
+
+/// The same elements in order, under the shape of the output.
+fn reshape(b: &mut Build<'_>, n: &Node) -> Values {
+    let x = b.tensor(n, 0)?;
+    let shape = out_type(b, n).shape;
+    one(b.op(&ops::VIEW, [x.into(), Arg::Ints(shape)])?)
+}
+
+/// Expands to the shape of the output.
+fn expand(b: &mut Build<'_>, n: &Node) -> Values {
+    let x = b.tensor(n, 0)?;
+    let shape = out_type(b, n).shape;
+    one(b.op(&ops::EXPAND, [x.into(), Arg::Ints(shape)])?)
+}
+
+/// Nothing happens, but for a change of element type.
+fn cast(b: &mut Build<'_>, n: &Node) -> Values {
+    let x = b.tensor(n, 0)?;
+    let want = out_type(b, n).dtype;
+    if b.ty(x).dtype == want {
+        return one(x);
+    }
+    one(b.op(&ops::TO_COPY, [x.into(), want.into()])?)
+}
+
+/// Nothing happens.
+fn identity(b: &mut Build<'_>, n: &Node) -> Values {
+    one(b.tensor(n, 0)?)
+}
+
+fn rank(b: &Build<'_>, n: &Node) -> Result<usize, PassFailure> {
+    let x = b.tensor(n, 0)?;
+    Ok(b.ty(x).rank())
+}
+
+fn wrap(n: &Node, i: usize, rank: usize) -> Result<usize, PassFailure> {
+    let d = ops::views::int(n.arg(i)).ok_or_else(|| PassFailure(format!("argument {i} is no integer")))?;
+    Ok(if d < 0 { d + rank.max(1) as i64 } else { d } as usize)
+}
+
+fn movedim(b: &mut Build<'_>, n: &Node) -> Values {
+    let (x, r) = (b.tensor(n, 0)?, rank(b, n)?);
+    let mut order: Vec<usize> = (0..r).collect();
+    let d = order.remove(wrap(n, 1, r)?);
+    order.insert(wrap(n, 2, r)?, d);
+    one(b.permute(x, &order)?)
+}
+
+fn reverse(b: &mut Build<'_>, n: &Node) -> Values {
+    let (x, r) = (b.tensor(n, 0)?, rank(b, n)?);
+    let order: Vec<usize> = (0..r).rev().collect();
+    one(b.permute(x, &order)?)
+}
+
+/// `chunk` and `tensor_split` are splits into sizes that are known by now.
+fn sizes(b: &mut Build<'_>, n: &Node) -> Values {
+    let x = b.tensor(n, 0)?;
+    let d = wrap(n, 2, rank(b, n)?)?;
+    let sizes: Vec<SymInt> = n.outputs().iter().map(|&v| b.ty(v).shape[d].clone()).collect();
+    Ok(Some(b.all(&ops::SPLIT_WITH_SIZES, [x.into(), Arg::Ints(sizes), d.into()])?))
+}
+
+/// A view with a channel's groups exchanged with what is in them.
+fn channel_shuffle(b: &mut Build<'_>, n: &Node) -> Values {
+    let x = b.tensor(n, 0)?;
+    let shape = b.ty(x).shape.clone();
+    let Some(g) = ops::views::int(n.arg(1)) else { return Ok(None) };
+    let inner: SymInt = shape[2..].iter().cloned().product();
+    let per = shape[1].floor_div(&g.into());
+    let y = b.view(x, vec![shape[0].clone(), g.into(), per, inner])?;
+    let y = b.permute(y, &[0, 2, 1, 3])?;
+    one(b.op(&ops::VIEW, [y.into(), Arg::Ints(shape)])?)
+}
+
+/// `pad(self, pad, mode, value)`: constants, and edges where the runtime has a kernel of that rank.
+fn pad(b: &mut Build<'_>, n: &Node) -> Values {
+    let x = b.tensor(n, 0)?;
+    let pads = n.arg(1).clone();
+    let count = match &pads {
+        Arg::Ints(l) => l.len(),
+        _ => return Ok(None),
+    };
+    let mode = match n.arg(2) {
+        Arg::Str(s) => s.to_string(),
+        _ => "constant".into(),
+    };
+    match (&mode[..], count) {
+        ("constant", _) => {
+            let value = ops::views::float(n.arg(3)).unwrap_or(0.0);
+            one(b.op(&ops::CONSTANT_PAD_ND, [x.into(), pads, Arg::Float(value)])?)
+        }
+        ("reflect", 2) => one(b.op(&ops::REFLECTION_PAD1D, [x.into(), pads])?),
+        ("reflect", 4) => one(b.op(&ops::REFLECTION_PAD2D, [x.into(), pads])?),
+        ("replicate", 4) => one(b.op(&ops::REPLICATION_PAD2D, [x.into(), pads])?),
+        _ => Ok(None),
+    }
+}
+
+/// Constants of the output's shape.
+fn constant(b: &mut Build<'_>, n: &Node, value: Arg) -> Values {
+    let t = out_type(b, n);
+    one(b.op(&ops::FULL, [Arg::Ints(t.shape), value, t.dtype.into()])?)
+}
+fn zeros(b: &mut Build<'_>, n: &Node) -> Values {
+    constant(b, n, 0.into())
+}
+fn ones(b: &mut Build<'_>, n: &Node) -> Values {
+    constant(b, n, 1.into())
+}
+fn full(b: &mut Build<'_>, n: &Node) -> Values {
+    constant(b, n, n.arg(1).clone())
+}
+fn new_full(b: &mut Build<'_>, n: &Node) -> Values {
+    constant(b, n, n.arg(2).clone())
+}
+
+/// `arange(end)` and `arange(start, end)` with a step.
+fn arange(b: &mut Build<'_>, n: &Node) -> Values {
+    let dtype = out_type(b, n).dtype;
+    one(b.op(&ops::ARANGE_START_STEP, [n.arg(0).clone(), n.arg(1).clone(), 1.into(), dtype.into()])?)
+}
+
+/// Differences of neighbours, `n` times.
+fn diff(b: &mut Build<'_>, n: &Node) -> Values {
+    let (mut x, r) = (b.tensor(n, 0)?, rank(b, n)?);
+    let d = wrap(n, 2, r)?;
+    let parts: Vec<ValueId> =
+        [n.arg(3), &Arg::Value(x), n.arg(4)].into_iter().filter_map(|a| a.values().next()).collect();
+    if parts.len() > 1 {
+        x = b.op(&ops::CAT, [Arg::Values(parts), d.into()])?;
+    }
+    for _ in 0..ops::views::int(n.arg(1)).unwrap_or(1) {
+        let size = b.ty(x).shape[d].clone();
+        let (ahead, behind) = (b.slice(x, d, 1.into(), size.clone())?, b.slice(x, d, 0.into(), size - 1)?);
+        x = b.op(&ops::SUB, [ahead.into(), behind.into()])?;
+    }
+    one(x)
+}
+
+/// Each tensor along its own axis, expanded over the others.
+fn meshgrid(b: &mut Build<'_>, n: &Node) -> Values {
+    let swap = matches!(n.arg(1), Arg::Str(s) if &**s == "xy");
+    let inputs: Vec<ValueId> = n.arg(0).values().collect();
+    let mut out = vec![];
+    for (i, &x) in inputs.iter().enumerate() {
+        let full = b.ty(n.outputs()[i]).shape.clone();
+        let axis = match i {
+            0 if swap && inputs.len() > 1 => 1,
+            1 if swap => 0,
+            _ => i,
+        };
+        let mut shape = vec![SymInt::Known(1); full.len()];
+        shape[axis] = full[axis].clone();
+        let y = b.view(x, shape)?;
+        out.push(b.op(&ops::EXPAND, [y.into(), Arg::Ints(full)])?);
+    }
+    Ok(Some(out))
+}
+
+/// `to_size`-forms of resizing in the form with optional size and factors.
+fn resize_vec(b: &mut Build<'_>, n: &Node) -> Values {
+    let nearest = n.op().name == ops::UPSAMPLE_NEAREST2D.name;
+    let mut args = vec![n.arg(0).clone(), n.arg(1).clone()];
+    if !nearest {
+        args.push(n.arg(2).clone());
+    }
+    args.push(Arg::None);
+    one(b.op(if nearest { &ops::UPSAMPLE_NEAREST2D_VEC } else { &ops::UPSAMPLE_BILINEAR2D_VEC }, args)?)
+}
+
+fn grid_sampler(b: &mut Build<'_>, n: &Node) -> Values {
+    if rank(b, n)? != 4 {
+        return Ok(None);
+    }
+    one(b.op(&ops::GRID_SAMPLER_2D, n.args().to_vec())?)
+}
+
+pub(super) const TABLE: Table = &[
+    ("aten.reshape.default", reshape),
+    ("aten._unsafe_view.default", reshape),
+    ("aten.view_as.default", reshape),
+    ("aten.reshape_as.default", reshape),
+    ("aten.flatten.using_ints", reshape),
+    ("aten.unflatten.int", reshape),
+    ("aten.squeeze.default", reshape),
+    ("aten.expand_as.default", expand),
+    ("aten.to.dtype", cast),
+    ("aten.to.device", cast),
+    ("aten.to.dtype_layout", cast),
+    ("aten.to.other", cast),
+    ("aten.type_as.default", cast),
+    ("aten.dropout.default", identity),
+    ("aten.feature_dropout.default", identity),
+    ("aten.alias.default", identity),
+    ("aten.alias_copy.default", identity),
+    ("aten.detach.default", identity),
+    ("aten.contiguous.default", identity),
+    ("aten.clone.default", identity),
+    ("aten.lift_fresh_copy.default", identity),
+    ("aten.movedim.int", movedim),
+    ("aten.numpy_T.default", reverse),
+    ("aten.chunk.default", sizes),
+    ("aten.tensor_split.sections", sizes),
+    ("aten.channel_shuffle.default", channel_shuffle),
+    ("aten.pad.default", pad),
+    ("aten.zeros.default", zeros),
+    ("aten.zeros_like.default", zeros),
+    ("aten.new_zeros.default", zeros),
+    ("aten.zero.default", zeros),
+    ("aten.empty.memory_format", zeros),
+    ("aten.empty_like.default", zeros),
+    ("aten.new_empty.default", zeros),
+    ("aten.ones.default", ones),
+    ("aten.ones_like.default", ones),
+    ("aten.new_ones.default", ones),
+    ("aten.full_like.default", full),
+    ("aten.fill.Scalar", full),
+    ("aten.new_full.default", new_full),
+    ("aten.arange.start", arange),
+    ("aten.diff.default", diff),
+    ("aten.meshgrid.indexing", meshgrid),
+    ("aten.upsample_nearest2d.default", resize_vec),
+    ("aten.upsample_bilinear2d.default", resize_vec),
+    ("aten.grid_sampler.default", grid_sampler),
+];
