@@ -3,7 +3,7 @@
 mod config;
 mod rules;
 
-pub use config::{Symmetric, recipe};
+pub use config::{RECIPES, Symmetric, range, recipe};
 pub use rules::{RULES, SHARES};
 
 use lowbit_core::passes::{Pipeline, Recompose, ScalarsToTensors};

@@ -1,0 +1,62 @@
+//! Lowering: which nodes XNNPACK takes, and the subgraph of a region.
+
+mod build;
+mod emit;
+mod gemm;
+mod layout;
+mod quant;
+mod weight;
+
+use build::Builder;
+use lowbit_core::backend::{BackendError, Blob, Claim, Lowering};
+use lowbit_core::ir::{Key, NodeId, Program};
+use lowbit_core::passes::{Pipeline, Recompose};
+
+/// The lowering to XNNPACK.
+#[derive(Copy, Clone, Debug, Default)]
+pub struct Xnnpack;
+
+impl Lowering for Xnnpack {
+    fn delegate_id(&self) -> &'static str {
+        "XnnpackBackend"
+    }
+
+    fn passes(&self) -> Pipeline {
+        Pipeline::default().then(Recompose)
+    }
+
+    fn claim(&self, program: &Program, node: NodeId) -> Claim {
+        let op = program.graph.node(node).op();
+        let Some(row) = emit::row(op) else { return Claim::Leave(format!("XNNPACK has no {}", op.name).into()) };
+        match (row.take)(program, node) {
+            Ok(along) => Claim::Take(along),
+            Err(why) => Claim::Leave(why.into()),
+        }
+    }
+
+    fn compile(&self, part: &Program) -> Result<Blob, BackendError> {
+        let g = &part.graph;
+        // Activations, pads and quantize nodes that an operator absorbs are not emitted once more.
+        let mut absorbed = vec![false; g.table_sizes().0];
+        for n in g.nodes() {
+            let along = emit::row(g.node(n).op()).and_then(|r| (r.take)(part, n).ok());
+            along.into_iter().flatten().for_each(|m| absorbed[m.index()] = true);
+        }
+        let refused = |node: NodeId, reason: String| BackendError::Refused { node, reason };
+        let mut b = Builder::new(part);
+        for (i, n) in g.nodes().enumerate() {
+            if absorbed[n.index()] {
+                continue;
+            }
+            b.set_debug_handle(i);
+            let row = emit::row(g.node(n).op());
+            let row = row.ok_or_else(|| refused(n, format!("XNNPACK has no {}", g.node(n).op().name)))?;
+            (row.emit)(&mut b, n).map_err(|why| refused(n, why))?;
+        }
+        let (graph, named_data) = b.finish().map_err(|(v, why)| match g.producer(v) {
+            Some(n) => refused(n, why),
+            None => BackendError::Compile { backend: "xnnpack", node: g.value(v).name.to_string(), reason: why },
+        })?;
+        Ok(Blob { bytes: graph.to_bytes(), compile_specs: Vec::new(), named_data })
+    }
+}
