@@ -109,9 +109,14 @@ mod tests {
             try_it(r.name, &[]).unwrap();
         }
         try_it(first, &[("weight-range", "-8..7"), ("activation-range", "-127..127")]).unwrap();
-        try_it(first, &[("module-name:head", "float"), ("operator:aten.add", "int8-static-per-tensor")]).unwrap();
+        try_it(first, &[("module-name:head", "float"), ("operator:aten.add", "int8-static-per-tensor")])
+            .unwrap();
         for (recipe, options, want) in [
-            ("int4", &[][..], "it has: int8-static-per-channel, int8-static-per-tensor, int8-dynamic-per-channel"),
+            (
+                "int4",
+                &[][..],
+                "it has: int8-static-per-channel, int8-static-per-tensor, int8-dynamic-per-channel",
+            ),
             (first, &[("speed", "fast")], "there are: activation-range"),
             (first, &[("weight-range", "-8")], "no range such as"),
             (first, &[("weight-range", "-200..7")], "i8"),

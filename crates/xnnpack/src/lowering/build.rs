@@ -4,8 +4,8 @@ use super::layout::Layout;
 use super::quant::{self, QParams, dequantized, qparams};
 use super::weight;
 use crate::subgraph::{
-    Binary, Clamp, ConstantData, Datatype, EXTERNAL_INPUT, EXTERNAL_OUTPUT, Graph, MAX_DIMS, NO_VALUE, Node, Op, Quant,
-    Reshape, Transpose, Unary, Value,
+    Binary, Clamp, ConstantData, Datatype, EXTERNAL_INPUT, EXTERNAL_OUTPUT, Graph, MAX_DIMS, NO_VALUE, Node,
+    Op, Quant, Reshape, Transpose, Unary, Value,
 };
 use half::f16;
 use lowbit_core::backend::NamedData;
@@ -95,9 +95,8 @@ impl<'a> Builder<'a> {
         match self.ty(v).dtype {
             DType::F16 => (Datatype::Fp16, None),
             DType::I8 => {
-                let quant = self
-                    .params(v)
-                    .map(|p| Quant::PerTensor { scale: p.scale, zero_point: p.zero_point });
+                let quant =
+                    self.params(v).map(|p| Quant::PerTensor { scale: p.scale, zero_point: p.zero_point });
                 (Datatype::Qint8, quant)
             }
             _ => (Datatype::Fp32, None),
@@ -303,7 +302,13 @@ impl<'a> Builder<'a> {
     }
 
     /// A constant that no value of the program stands for.
-    pub fn literal(&mut self, datatype: Datatype, dims: Vec<u32>, quant: Option<Quant>, data: Vec<u8>) -> u32 {
+    pub fn literal(
+        &mut self,
+        datatype: Datatype,
+        dims: Vec<u32>,
+        quant: Option<Quant>,
+        data: Vec<u8>,
+    ) -> u32 {
         let constant = self.data(data);
         self.add(Value { datatype, dims, quant, constant, external_id: NO_VALUE, flags: 0 })
     }

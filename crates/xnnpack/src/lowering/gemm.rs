@@ -109,7 +109,9 @@ impl Layer {
                 return Err("XNNPACK has no such layer whose input is quantized while running".into());
             }
             if !matches!(scales, Scales::Channel { .. }) {
-                return Err("XNNPACK quantizes inputs while running only if weights have a scale a channel".into());
+                return Err(
+                    "XNNPACK quantizes inputs while running only if weights have a scale a channel".into()
+                );
             }
             along.extend(fallback.along.iter().copied());
             return Ok(Layer { form: Form::Dynamic { quantize }, input: x, along, ..fallback });
@@ -150,13 +152,13 @@ impl Layer {
         moved: impl Fn(&[u8], &[usize], usize) -> Vec<u8>,
     ) -> Emit<u32> {
         let channel_dim = i32::try_from(channel_dim).expect("few dimensions");
-        if let (Weight::Int8 { value, scales, range, .. }, false) = (&self.weight, matches!(self.form, Form::Float)) {
+        if let (Weight::Int8 { value, scales, range, .. }, false) =
+            (&self.weight, matches!(self.form, Form::Float))
+        {
             let t = b.part.frozen(*value).ok_or("its weight is not constant")?;
             let data = moved(t.bytes(), t.shape(), 1);
             let (datatype, quant) = match scales {
-                Scales::Tensor(scale) => {
-                    (Datatype::Qint8, Quant::PerTensor { scale: *scale, zero_point: 0 })
-                }
+                Scales::Tensor(scale) => (Datatype::Qint8, Quant::PerTensor { scale: *scale, zero_point: 0 }),
                 Scales::Channel { scales, .. } => {
                     let quant = Quant::PerChannel { scales: scales.clone(), channel_dim };
                     let four_bits = *range == (-8, 7) && matches!(self.form, Form::Dynamic { .. });
@@ -191,9 +193,12 @@ impl Layer {
                 Scales::Tensor(scale) => {
                     b.literal(Datatype::Qint32, dims, Some(Quant::PerTensor { scale, zero_point: 0 }), data)
                 }
-                Scales::Channel { scales, .. } => {
-                    b.literal(Datatype::Qcint32, dims, Some(Quant::PerChannel { scales, channel_dim: 0 }), data)
-                }
+                Scales::Channel { scales, .. } => b.literal(
+                    Datatype::Qcint32,
+                    dims,
+                    Some(Quant::PerChannel { scales, channel_dim: 0 }),
+                    data,
+                ),
             });
         }
         let dtype = if half && matches!(self.form, Form::Float) { t.dtype() } else { DType::F32 };
@@ -239,7 +244,8 @@ fn quantized_while_running(program: &Program, v: ValueId) -> Option<(NodeId, Vec
         (views::int(n.arg(lo)), views::int(n.arg(lo + 1))) == (Some(-128), Some(127))
     };
     let int8 = *quantize.arg(5) == Arg::DType(DType::I8);
-    let same = views::value(chooser.arg(0)) == Some(x) && views::value(quantize.arg(2)) == chooser.outputs().get(1).copied();
+    let same = views::value(chooser.arg(0)) == Some(x)
+        && views::value(quantize.arg(2)) == chooser.outputs().get(1).copied();
     (whole(quantize, 3) && whole(chooser, 1) && int8 && same).then(|| (q, vec![dq, q, choose], x))
 }
 

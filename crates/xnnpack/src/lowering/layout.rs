@@ -105,7 +105,9 @@ impl Layout {
         });
         let dims = dims.collect();
         if symbols > 1 {
-            return Err(format!("XNNPACK infers one size of a reshape, {ty} has {symbols} that depend on symbols"));
+            return Err(format!(
+                "XNNPACK infers one size of a reshape, {ty} has {symbols} that depend on symbols"
+            ));
         }
         Ok(dims)
     }

@@ -27,7 +27,9 @@ impl Lowering for Xnnpack {
 
     fn claim(&self, program: &Program, node: NodeId) -> Claim {
         let op = program.graph.node(node).op();
-        let Some(row) = emit::row(op) else { return Claim::Leave(format!("XNNPACK has no {}", op.name).into()) };
+        let Some(row) = emit::row(op) else {
+            return Claim::Leave(format!("XNNPACK has no {}", op.name).into());
+        };
         match (row.take)(program, node) {
             Ok(along) => Claim::Take(along),
             Err(why) => Claim::Leave(why.into()),
@@ -55,7 +57,9 @@ impl Lowering for Xnnpack {
         }
         let (graph, named_data) = b.finish().map_err(|(v, why)| match g.producer(v) {
             Some(n) => refused(n, why),
-            None => BackendError::Compile { backend: "xnnpack", node: g.value(v).name.to_string(), reason: why },
+            None => {
+                BackendError::Compile { backend: "xnnpack", node: g.value(v).name.to_string(), reason: why }
+            }
         })?;
         Ok(Blob { bytes: graph.to_bytes(), compile_specs: Vec::new(), named_data })
     }

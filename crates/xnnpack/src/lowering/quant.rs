@@ -46,7 +46,12 @@ pub fn qparams(node: &Node) -> Result<QParams, String> {
     if dtype != DType::I8 {
         return Err(format!("XNNPACK quantizes to i8, this is {dtype}"));
     }
-    let numbers = (views::float(node.arg(1)), views::int(node.arg(2)), views::int(node.arg(3)), views::int(node.arg(4)));
+    let numbers = (
+        views::float(node.arg(1)),
+        views::int(node.arg(2)),
+        views::int(node.arg(3)),
+        views::int(node.arg(4)),
+    );
     let (Some(scale), Some(zero_point), Some(min), Some(max)) = numbers else {
         return Err("its parameters are no plain numbers".into());
     };
@@ -125,9 +130,7 @@ pub fn activation(node: &Node) -> Option<Clamp> {
 pub fn both(a: Option<Clamp>, b: Option<Clamp>) -> Option<Clamp> {
     match (a, b) {
         // The later bound wins where they do not overlap, as when one runs after the other.
-        (Some(a), Some(b)) => {
-            Some(Clamp { min: a.min.clamp(b.min, b.max), max: a.max.clamp(b.min, b.max) })
-        }
+        (Some(a), Some(b)) => Some(Clamp { min: a.min.clamp(b.min, b.max), max: a.max.clamp(b.min, b.max) }),
         (a, b) => a.or(b),
     }
 }

@@ -62,7 +62,12 @@ pub fn weight(program: &Program, v: ValueId) -> Result<Weight, String> {
             return Err("its weight has a zero point other than 0, which XNNPACK does not take".into());
         }
         let range = (p.min, p.max);
-        return Ok(Weight::Int8 { node: n, value: value.ok_or_else(computed)?, scales: Scales::Tensor(p.scale), range });
+        return Ok(Weight::Int8 {
+            node: n,
+            value: value.ok_or_else(computed)?,
+            scales: Scales::Tensor(p.scale),
+            range,
+        });
     }
     if *node.op() == ops::DEQUANTIZE_PER_CHANNEL {
         let (axis, scales, range) = channels(program, n)?;

@@ -7,11 +7,8 @@ use crate::subgraph::{Binary, FLAG_TRANSPOSE_WEIGHTS, Op};
 use lowbit_core::ir::{NodeId, Program, ValueId};
 use lowbit_core::ops::{self, views};
 
-pub static ROWS: &[Row] = &[Row {
-    ops: &[&ops::SCALED_DOT_PRODUCT_ATTENTION],
-    take: |p, n| plan(p, n).map(|_| Vec::new()),
-    emit,
-}];
+pub static ROWS: &[Row] =
+    &[Row { ops: &[&ops::SCALED_DOT_PRODUCT_ATTENTION], take: |p, n| plan(p, n).map(|_| Vec::new()), emit }];
 
 struct Plan {
     query: ValueId,

@@ -91,7 +91,8 @@ pub fn meet(b: &Builder<'_>, result: ValueId, operands: &[ValueId]) -> (Layout, 
     if candidates.is_empty() {
         candidates.push(Layout::plain(out));
     }
-    let wanted = |l: &Layout| -> Vec<Layout> { operands.iter().map(|&v| broadcast(b, out.rank(), l, v)).collect() };
+    let wanted =
+        |l: &Layout| -> Vec<Layout> { operands.iter().map(|&v| broadcast(b, out.rank(), l, v)).collect() };
     let cost = |l: &Layout| -> u64 {
         let moved = |(want, &v): (Layout, &ValueId)| {
             let free = b.is_constant(v) || b.layouts(v).iter().any(|have| have.broadcasts_as(&want));
@@ -103,7 +104,9 @@ pub fn meet(b: &Builder<'_>, result: ValueId, operands: &[ValueId]) -> (Layout, 
     let mut layouts = wanted(&best);
     // Operands may lack leading axes of size 1, as long as one of them has all.
     for (want, &v) in layouts.iter_mut().zip(operands) {
-        if let Some(have) = b.layouts(v).into_iter().find(|have| have.broadcasts_as(want) && have.rank() <= best.rank()) {
+        if let Some(have) =
+            b.layouts(v).into_iter().find(|have| have.broadcasts_as(want) && have.rank() <= best.rank())
+        {
             *want = have;
         }
     }
@@ -242,4 +245,3 @@ mod tests {
         assert_eq!(of[1].axes(), [None, None, Some(0), None]);
     }
 }
-

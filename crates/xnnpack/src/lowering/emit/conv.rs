@@ -73,7 +73,9 @@ fn plan(program: &Program, n: NodeId) -> Result<Plan, String> {
     let node = g.node(n);
     let (x, w) = (views::value(node.arg(0)), views::value(node.arg(1)));
     let (Some(x), Some(w)) = (x, w) else { return Err("it lacks input or weight".into()) };
-    let Some(shape) = g.ty(w).known_shape() else { return Err("its weight's size depends on symbols".into()) };
+    let Some(shape) = g.ty(w).known_shape() else {
+        return Err("its weight's size depends on symbols".into());
+    };
     let shape: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
     let spatial = shape.len() - 2;
     let transposed = is_transposed(node.op());
@@ -121,10 +123,25 @@ fn plan(program: &Program, n: NodeId) -> Result<Plan, String> {
     along.extend(&layer.along);
     for x in [stride, dilation, kernel].iter().flatten() {
         if *x < 1 {
-            return Err(format!("kernel {kernel:?}, stride {stride:?} and dilation {dilation:?} must be positive"));
+            return Err(format!(
+                "kernel {kernel:?}, stride {stride:?} and dilation {dilation:?} must be positive"
+            ));
         }
     }
-    Ok(Plan { layer, transposed, spatial, kernel, stride, dilation, adjustment, padding, groups, inputs, outputs, along })
+    Ok(Plan {
+        layer,
+        transposed,
+        spatial,
+        kernel,
+        stride,
+        dilation,
+        adjustment,
+        padding,
+        groups,
+        inputs,
+        outputs,
+        along,
+    })
 }
 
 /// A pad with zeros around the image before a convolution, which has its own padding: the node, its input, and the

@@ -38,7 +38,12 @@ fn cat(program: &Program, n: NodeId) -> Result<Joined, String> {
 }
 
 /// The layout of the result that leaves most operands where they are, and those of the operands.
-fn arrange(b: &Builder<'_>, y: ValueId, operands: &[ValueId], name: impl Fn(usize) -> Option<usize>) -> (Layout, Vec<Layout>) {
+fn arrange(
+    b: &Builder<'_>,
+    y: ValueId,
+    operands: &[ValueId],
+    name: impl Fn(usize) -> Option<usize>,
+) -> (Layout, Vec<Layout>) {
     let out = b.ty(y);
     let mut candidates = vec![Layout::plain(out)];
     if out.rank() == 4 {
@@ -80,8 +85,11 @@ fn emit_cat(b: &mut Builder<'_>, n: NodeId) -> Emit {
     for (&v, l) in io.inputs.iter().zip(&layouts) {
         ids.push(b.get(v, l)?);
     }
-    let sizes: Vec<u32> =
-        io.inputs.iter().map(|&v| if stacked { 1 } else { upper_bound(b.part, &b.ty(v).shape[dim]) }).collect();
+    let sizes: Vec<u32> = io
+        .inputs
+        .iter()
+        .map(|&v| if stacked { 1 } else { upper_bound(b.part, &b.ty(v).shape[dim]) })
+        .collect();
     // A node takes up to five: the first five, then what they make and four more.
     let mut dims = layout.dims(b.part, b.ty(y));
     let (mut done, mut length) = (1, sizes[0]);
@@ -162,7 +170,9 @@ fn emit_pad(b: &mut Builder<'_>, n: NodeId) -> Emit {
     let (layout, layouts) = arrange(b, y, &[x], Some);
     let input = b.get(x, &layouts[0])?;
     let output = b.define(y, &layout)?;
-    let of = |pick: fn(&(u32, u32)) -> u32| layout.axes().iter().map(|a| a.map_or(0, |d| pick(&amounts[d]))).collect();
+    let of = |pick: fn(&(u32, u32)) -> u32| {
+        layout.axes().iter().map(|a| a.map_or(0, |d| pick(&amounts[d]))).collect()
+    };
     let pad = StaticPad {
         pre_paddings: of(|a| a.0),
         post_paddings: of(|a| a.1),

@@ -132,7 +132,9 @@ pub fn check_values(program: &Program, n: NodeId) -> Result<(), String> {
         let constant = program.frozen(v).is_some();
         // A constant takes on the type of what it meets; the operator's result says which that is.
         if !constant && *dtype.get_or_insert(ty.dtype) != ty.dtype {
-            return Err(format!("%{name} is {ty}, another of its tensors is not; XNNPACK does not mix types"));
+            return Err(format!(
+                "%{name} is {ty}, another of its tensors is not; XNNPACK does not mix types"
+            ));
         }
         if !constant {
             check_shape(program, v)?;
@@ -164,7 +166,8 @@ pub fn check_shape(program: &Program, v: ValueId) -> Result<(), String> {
 /// # Errors
 /// When it holds none.
 pub fn tensor(program: &Program, n: NodeId, i: usize) -> Result<ValueId, String> {
-    lowbit_core::ops::views::value(program.graph.node(n).arg(i)).ok_or_else(|| argument(program, n, i, "a tensor"))
+    lowbit_core::ops::views::value(program.graph.node(n).arg(i))
+        .ok_or_else(|| argument(program, n, i, "a tensor"))
 }
 
 /// The plain integer of argument `i`.

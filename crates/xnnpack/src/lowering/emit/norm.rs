@@ -31,7 +31,8 @@ fn factors(program: &Program, n: NodeId) -> Result<(Vec<f32>, Vec<f32>), String>
     if super::flag(program, n, 5) {
         return Err("it takes the statistics of each batch".into());
     }
-    let channels = x.shape[1].known().and_then(|c| usize::try_from(c).ok()).ok_or("its channels depend on a symbol")?;
+    let channels =
+        x.shape[1].known().and_then(|c| usize::try_from(c).ok()).ok_or("its channels depend on a symbol")?;
     let list = |i: usize, missing: f64| -> Result<Vec<f64>, String> {
         match node.arg(i) {
             Arg::None => Ok(vec![missing; channels]),

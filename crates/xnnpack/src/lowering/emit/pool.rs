@@ -70,7 +70,9 @@ fn window(program: &Program, n: NodeId, io: Io, dilated: bool, ceil: bool) -> Re
     let [top, left] = pair(&padding, 0);
     let mut sides = [top, left, top, left];
     if (0..2).any(|i| stride[i] > kernel[i]) {
-        return Err(format!("its stride {stride:?} is larger than its kernel {kernel:?}, which XNNPACK does not take"));
+        return Err(format!(
+            "its stride {stride:?} is larger than its kernel {kernel:?}, which XNNPACK does not take"
+        ));
     }
     if ceil {
         let x = g.ty(tensor(program, n, 0)?);

@@ -13,7 +13,9 @@ pub static ROWS: &[Row] = &[
     Row { ops: &[&ops::DEQUANTIZE_PER_TENSOR], take, emit: |_, _| Ok(()) },
     Row {
         ops: &[&ops::DEQUANTIZE_PER_CHANNEL],
-        take: |_, _| Err("XNNPACK takes a scale a channel for weights of linear layers and convolutions only".into()),
+        take: |_, _| {
+            Err("XNNPACK takes a scale a channel for weights of linear layers and convolutions only".into())
+        },
         emit: |_, _| Ok(()),
     },
     Row {

@@ -65,8 +65,16 @@ pub static ROWS: &[Row] = &[
         take: take_same,
         emit: emit_same,
     },
-    Row { ops: &[&ops::SLICE, &ops::SLICE_COPY], take: |p, n| taken_pieces(p, n, slice), emit: |b, n| cut(b, n, slice) },
-    Row { ops: &[&ops::SELECT, &ops::SELECT_COPY], take: |p, n| taken_pieces(p, n, select), emit: |b, n| cut(b, n, select) },
+    Row {
+        ops: &[&ops::SLICE, &ops::SLICE_COPY],
+        take: |p, n| taken_pieces(p, n, slice),
+        emit: |b, n| cut(b, n, slice),
+    },
+    Row {
+        ops: &[&ops::SELECT, &ops::SELECT_COPY],
+        take: |p, n| taken_pieces(p, n, select),
+        emit: |b, n| cut(b, n, select),
+    },
     Row {
         ops: &[&ops::SPLIT, &ops::SPLIT_WITH_SIZES, &ops::CHUNK, &ops::UNBIND, &ops::TENSOR_SPLIT_SECTIONS],
         take: |p, n| taken_pieces(p, n, pieces),
@@ -123,7 +131,8 @@ fn emit_view(b: &mut Builder<'_>, n: NodeId) -> Emit {
     // From a layout in which nothing has to move, if there is one.
     let moved = b.layouts(x).into_iter().find_map(|l| Some((l.reshaped(&from.shape, &to.shape)?, l)));
     let plain = || Some((Layout::plain(to), Layout::plain(from)));
-    let (result, layout) = moved.filter(|(r, _)| r.reshape_dims(to).is_ok()).or_else(plain).ok_or("it has no layout")?;
+    let (result, layout) =
+        moved.filter(|(r, _)| r.reshape_dims(to).is_ok()).or_else(plain).ok_or("it has no layout")?;
     let input = b.get(x, &layout)?;
     let new_shape = result.reshape_dims(to)?;
     let output = b.define(y, &result)?;
@@ -199,7 +208,9 @@ type Cut = fn(&Program, NodeId) -> Result<Pieces, String>;
 fn cut_dim(program: &Program, n: NodeId, i: usize) -> Result<(usize, i64), String> {
     let ty = program.graph.ty(tensor(program, n, 0)?);
     let d = dim(int(program, n, i)?, ty.rank())?;
-    let size = ty.shape[d].known().ok_or_else(|| format!("it cuts dimension {d} of {ty}, which depends on symbols"))?;
+    let size = ty.shape[d]
+        .known()
+        .ok_or_else(|| format!("it cuts dimension {d} of {ty}, which depends on symbols"))?;
     Ok((d, size))
 }
 

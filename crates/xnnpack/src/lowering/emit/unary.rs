@@ -32,14 +32,7 @@ pub static ROWS: &[Row] = &[
         emit,
     },
     Row {
-        ops: &[
-            &ops::RELU,
-            &ops::RELU6,
-            &ops::HARDTANH,
-            &ops::CLAMP,
-            &ops::CLAMP_MIN,
-            &ops::CLAMP_MAX,
-        ],
+        ops: &[&ops::RELU, &ops::RELU6, &ops::HARDTANH, &ops::CLAMP, &ops::CLAMP_MIN, &ops::CLAMP_MAX],
         take: take_clamp,
         emit: emit_clamp,
     },
@@ -87,7 +80,9 @@ fn operator(program: &Program, n: NodeId) -> Result<Box<dyn Fn(Unary) -> Op>, St
                 return Err("XNNPACK's elu scales neither input nor output".into());
             }
             let alpha = float(program, n, 1)? as f32;
-            return Ok(Box::new(move |Unary { input, output, flags }| Op::ELU(Elu { alpha, input, output, flags })));
+            return Ok(Box::new(move |Unary { input, output, flags }| {
+                Op::ELU(Elu { alpha, input, output, flags })
+            }));
         }
         op => return Err(format!("XNNPACK has no {}", op.name)),
     };
