@@ -180,7 +180,15 @@ impl<'a> Importer<'a> {
                     _ => Tensor::scalar(*n),
                 },
                 Arg::Int(n) => {
-                    return Err(format!("argument {} should be a tensor, is the size {n}", spec.name));
+                    let dtype = match among {
+                        Some(d) if d.is_float() => float(0.0, among).dtype(),
+                        _ => DType::I64,
+                    };
+                    let args = vec![Arg::Ints(vec![]), Arg::Int(n.clone()), Arg::DType(dtype)];
+                    let (memory, program) = (&mut self.memory, &mut self.program);
+                    let name = format!("{name}_{}", spec.name).into();
+                    *arg = memory.emit(program, "aten.full.default", args, name, module.clone())?.into();
+                    continue;
                 }
                 Arg::Float(x) => float(*x, among),
                 _ => continue,
