@@ -95,29 +95,18 @@ pub enum ImportError {
         reason: String,
     },
     /// A node whose arguments cannot be taken.
-    #[error("{}: {reason}", at(node, target, module))]
+    #[error("{at}: {reason}")]
     Node {
-        /// The node's name.
-        node: String,
-        /// Its operator.
-        target: String,
-        /// Path of the module it belongs to.
-        module: String,
+        /// The node.
+        at: Box<Place>,
         /// What is wrong.
         reason: String,
     },
     /// PyTorch recorded another type for a value than lowbit's shape rule gives.
-    #[error(
-        "{}: %{value} is recorded as {recorded}, lowbit's shape rule gives {inferred}",
-        at(node, target, module)
-    )]
+    #[error("{at}: %{value} is recorded as {recorded}, lowbit's shape rule gives {inferred}")]
     TypeMismatch {
-        /// The node's name.
-        node: String,
-        /// Its operator.
-        target: String,
-        /// Path of the module it belongs to.
-        module: String,
+        /// The node that makes the value.
+        at: Box<Place>,
         /// The value.
         value: String,
         /// The type in the file.
@@ -127,8 +116,24 @@ pub enum ImportError {
     },
 }
 
-fn at(node: &str, target: &str, module: &str) -> String {
-    if module.is_empty() { format!("%{node} ({target})") } else { format!("%{node} ({target}, in {module})") }
+/// A node of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Its name.
+    pub node: String,
+    /// Its operator: `aten.relu.default`.
+    pub target: String,
+    /// Path of the module it belongs to; empty for the root.
+    pub module: String,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.module[..] {
+            "" => write!(f, "%{} ({})", self.node, self.target),
+            module => write!(f, "%{} ({}, in {module})", self.node, self.target),
+        }
+    }
 }
 
 fn list_unknown(ops: &[UnknownOp]) -> String {

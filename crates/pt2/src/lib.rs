@@ -11,7 +11,7 @@
 //! parameter is where. Weights are not copied: tensors point into the memory map of the file.
 //!
 //! The graph may be as exported (in-place operators, views that share memory) or as `run_decompositions()` leaves it.
-//! Either way the program is purely functional: see [`import`](self) in the source for how memory sharing is resolved.
+//! Either way the program is purely functional: `src/import/memory.rs` says how memory sharing is resolved.
 //! The type PyTorch recorded for each value is compared with the one lowbit's shape rules give; a difference is an
 //! error.
 //!
@@ -25,7 +25,7 @@ mod import;
 mod schema;
 mod srepr;
 
-pub use error::{ImportError, UnknownOp};
+pub use error::{ImportError, Place, UnknownOp};
 
 use archive::Archive;
 use bytes::Bytes;

@@ -243,6 +243,23 @@ fn scalar_overload(op: &OpDef, inputs: &[NamedArgument<'_>]) -> Option<&'static 
     lookup(&format!("{packet}.{twin}"))
 }
 
+/// What a call does only in training, when it does: drop elements at random, or update the statistics it normalizes by
+/// (which PyTorch does unseen, without an in-place operator).
+pub fn training(op: &OpDef, args: &[Arg]) -> Option<&'static str> {
+    let schema = op.schema();
+    let arg = |name: &str| schema.index_of(name).map(|i| &args[i]);
+    let on = |name: &str| arg(name) == Some(&Arg::Bool(true));
+    let positive = |name: &str| matches!(arg(name), Some(Arg::Float(p)) if *p > 0.0);
+    let dropout = on("train") && (positive("p") || positive("dropout"));
+    let statistics =
+        (on("training") || on("use_input_stats")) && matches!(arg("running_mean"), Some(Arg::Value(_)));
+    match () {
+        () if dropout || positive("dropout_p") => Some("drops elements at random"),
+        () if statistics => Some("updates its running statistics"),
+        () => None,
+    }
+}
+
 /// What an argument is, for errors.
 pub fn describe(arg: &Argument<'_>) -> String {
     match arg {
