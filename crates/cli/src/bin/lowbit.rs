@@ -1,2 +1,4 @@
 //! The `lowbit` program.
-fn main() {}
+fn main() -> std::process::ExitCode {
+    lowbit::main()
+}

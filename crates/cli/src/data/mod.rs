@@ -87,6 +87,11 @@ impl Dataset {
         Ok(Dataset { files, labels: labels.map(String::from) })
     }
 
+    /// Whether there are no files.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
     /// The calls, file by file; stops at the first error.
     pub fn calls<'a>(&'a self, program: &'a Program) -> impl Iterator<Item = Result<Call, DataError>> + 'a {
         self.files.iter().flat_map(move |path| match self.file_calls(path, program) {

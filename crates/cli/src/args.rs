@@ -1,0 +1,139 @@
+//! Commands and their options.
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Quantize PyTorch models and write files that device runtimes load.
+#[derive(Debug, Parser)]
+#[command(name = "lowbit", version, arg_required_else_help = true)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+    /// No progress, only results and errors
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Quantize a model with calibration data and lower it to a backend
+    Quantize(Quantize),
+    /// Lower a program as it is: float, or already quantized
+    Lower(Lower),
+    /// Run a program on the CPU
+    Run(Run),
+    /// Show what a program holds, or its text form
+    Inspect(Inspect),
+    /// List the linked backends and their recipes
+    Backends(Backends),
+    /// Quantize, evaluate and lower the embedded example model
+    Demo(Demo),
+}
+
+/// Which backend, and its options.
+#[derive(Debug, ClapArgs)]
+pub struct Target {
+    /// The backend to lower to; `lowbit backends` lists them
+    #[arg(long)]
+    pub backend: String,
+    /// An option of the backend
+    #[arg(long = "option", value_name = "NAME=VALUE", value_parser = name_value)]
+    pub options: Vec<(String, String)>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Quantize {
+    /// The model: what torch.export.save wrote
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub target: Target,
+    /// How to quantize; the backend's first recipe by default
+    #[arg(long)]
+    pub recipe: Option<String>,
+    /// Leave modules in float: a glob on module paths, such as `encoder.*.attn`
+    #[arg(long, value_name = "GLOB")]
+    pub skip: Vec<String>,
+    /// Calibration data: .npz or .npy files, or folders of them
+    #[arg(long, value_name = "DATA", num_args = 1..)]
+    pub calibrate: Vec<PathBuf>,
+    /// Compare with the float model on this data
+    #[arg(long, value_name = "DATA", num_args = 1..)]
+    pub evaluate: Vec<PathBuf>,
+    /// The array of class numbers in the evaluation data
+    #[arg(long, value_name = "KEY")]
+    pub labels: Option<String>,
+    /// The file to write
+    #[arg(long, value_name = "MODEL.pte")]
+    pub out: PathBuf,
+    /// Write a report
+    #[arg(long, value_name = "FILE.json")]
+    pub report: Option<PathBuf>,
+    /// Print the report as JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Lower {
+    /// The program
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub target: Target,
+    /// The file to write
+    #[arg(long, value_name = "MODEL.pte")]
+    pub out: PathBuf,
+    /// Write a report
+    #[arg(long, value_name = "FILE.json")]
+    pub report: Option<PathBuf>,
+    /// Print the report as JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Run {
+    /// The program
+    pub model: PathBuf,
+    /// Inputs: arrays in0, in1, … or named like the program's inputs
+    #[arg(long, value_name = "IN.npz", num_args = 1.., required = true)]
+    pub data: Vec<PathBuf>,
+    /// Where outputs go, as arrays out0, out1, …; several calls are stacked along a new first axis
+    #[arg(long, value_name = "OUT.npz")]
+    pub out: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Inspect {
+    /// A .pt2 program, or a .pte
+    pub model: PathBuf,
+    /// Print the program's text form
+    #[arg(long)]
+    pub text: bool,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Backends {
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Demo {
+    /// Keep the .pte here
+    #[arg(long, value_name = "MODEL.pte")]
+    pub out: Option<PathBuf>,
+    /// Print the report as JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn name_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((n, v)) if !n.is_empty() => Ok((n.into(), v.into())),
+        _ => Err("NAME=VALUE expected".into()),
+    }
+}

@@ -1,0 +1,61 @@
+//! One file a command.
+
+mod backends;
+mod demo;
+mod inspect;
+mod lower;
+mod quantize;
+mod run;
+
+use crate::args::{Args, Command};
+use crate::error::CliError;
+use crate::output::{peak_rss_bytes, write_file};
+use crate::report::Report;
+use lowbit_core::ir::Program;
+use std::path::Path;
+use std::time::Instant;
+
+/// Runs the command that was asked for.
+pub fn run(args: Args) -> Result<(), CliError> {
+    match args.command {
+        Command::Quantize(a) => quantize::run(&a, args.quiet),
+        Command::Lower(a) => lower::run(&a),
+        Command::Run(a) => run::run(&a, args.quiet),
+        Command::Inspect(a) => inspect::run(&a),
+        Command::Backends(a) => backends::run(&a),
+        Command::Demo(a) => demo::run(&a, args.quiet),
+    }
+}
+
+/// Reads a `.pt2` file.
+fn import(path: &Path) -> Result<Program, CliError> {
+    lowbit_pt2::read(path).map_err(|source| CliError::Import { path: path.into(), source })
+}
+
+/// Writes the report where it was asked for, and prints it.
+fn emit_report(report: &mut Report, path: Option<&Path>, json: bool) -> Result<(), CliError> {
+    report.peak_rss_bytes = peak_rss_bytes();
+    if let Some(path) = path {
+        write_file(path, report.to_json().as_bytes())?;
+    }
+    if json {
+        print!("{}", report.to_json());
+    } else {
+        report.print_table();
+    }
+    Ok(())
+}
+
+/// Seconds between stages.
+pub(crate) struct Timer(Instant);
+
+impl Timer {
+    fn start() -> Self {
+        Timer(Instant::now())
+    }
+
+    /// Seconds since the start or the last lap.
+    fn lap(&mut self) -> f64 {
+        std::mem::replace(&mut self.0, Instant::now()).elapsed().as_secs_f64()
+    }
+}

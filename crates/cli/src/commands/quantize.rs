@@ -1,0 +1,163 @@
+//! `lowbit quantize`: the whole chain from a model and data to a file a device loads.
+
+use super::lower::{lower_and_write, options};
+use super::{Timer, emit_report, import};
+use crate::args::Quantize;
+use crate::data::{Call, DataError, Dataset};
+use crate::error::CliError;
+use crate::output::{check_writable, progress};
+use crate::report::Report;
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use lowbit_core::Registry;
+use lowbit_core::flow::{Evaluator, prepare};
+use lowbit_core::ir::{NodeId, Program};
+use lowbit_cpu::CpuExecutor;
+use std::sync::Arc;
+
+pub fn run(args: &Quantize, quiet: bool) -> Result<(), CliError> {
+    // What can be wrong without any work is said first.
+    let backend = Registry::linked()?.get(&args.target.backend)?;
+    let recipe =
+        args.recipe.clone().unwrap_or_else(|| backend.recipes().first().map_or("", |r| r.name).into());
+    let options = options(&args.target);
+    let mut quantizer = backend.quantizer(&recipe, &options)?;
+    let lowering = backend.lowering(&options)?;
+    check_writable(&args.out)?;
+    args.report.as_deref().map(check_writable).transpose()?;
+    let calibration = Dataset::open(&args.calibrate, None)?;
+    let evaluation = Dataset::open(&args.evaluate, args.labels.as_deref())?;
+
+    let mut report = Report { backend: backend.name().into(), recipe: Some(recipe), ..Report::default() };
+    let mut timer = Timer::start();
+    let float = import(&args.model)?;
+    report.seconds.import = timer.lap();
+
+    if !args.skip.is_empty() {
+        let skip = globs(&args.skip)?;
+        check_skips(&args.skip, &float)?;
+        let filter = move |p: &Program, n: NodeId| {
+            let path = p.graph.node(n).module.path();
+            match skip.matches(path).first() {
+                Some(_) => Err(format!("module {path:?} is skipped")),
+                None => Ok(()),
+            }
+        };
+        quantizer.filter(Arc::new(filter)).map_err(lowbit_core::flow::Error::from)?;
+    }
+    quantize(
+        &float,
+        &*quantizer,
+        &mut report,
+        &mut timer,
+        quiet,
+        &calibration,
+        &evaluation,
+        |converted, report, timer| lower_and_write(converted, &*lowering, &args.out, report, timer),
+    )?;
+    emit_report(&mut report, args.report.as_deref(), args.json)
+}
+
+/// Prepare, calibrate, convert, evaluate; `finish` lowers. Also what the demo runs.
+pub(super) fn quantize(
+    float: &Program,
+    quantizer: &dyn lowbit_core::quantizer::Quantizer,
+    report: &mut Report,
+    timer: &mut Timer,
+    quiet: bool,
+    calibration: &dyn Calls,
+    evaluation: &dyn Calls,
+    finish: impl FnOnce(&lowbit_core::flow::Converted, &mut Report, &mut Timer) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    let executor = CpuExecutor::default();
+    let mut prepared = prepare(float.clone(), quantizer)?;
+    report.seconds.prepare = timer.lap();
+
+    if prepared.needs_data() {
+        let mut session = prepared.load(&executor)?;
+        let bar = progress("calibrating", quiet);
+        calibration.each(float, &mut |call| {
+            prepared.calibrate(&mut *session, &call.inputs)?;
+            bar.inc(1);
+            Ok(())
+        })?;
+        bar.finish_and_clear();
+    }
+    for (place, count) in prepared.not_finite() {
+        report
+            .warnings
+            .push(format!("{place}: {count} NaN or infinite elements during calibration were left out"));
+    }
+    report.seconds.calibrate = timer.lap();
+    let converted = prepared.convert(&executor)?;
+    report.add_sites(&converted);
+    report.seconds.convert = timer.lap();
+
+    finish(&converted, report, timer)?;
+    if !evaluation.is_empty() {
+        let mut evaluator = Evaluator::new(float, &converted, &executor)?;
+        let bar = progress("evaluating", quiet);
+        evaluation.each(float, &mut |call| {
+            evaluator.add(&call.inputs, call.labels.as_deref())?;
+            bar.inc(1);
+            Ok(())
+        })?;
+        bar.finish_and_clear();
+        report.add_evaluation(&evaluator.finish());
+        report.seconds.evaluate = timer.lap();
+    }
+    Ok(())
+}
+
+/// A source of calls: files, or what the demo embeds.
+pub(super) trait Calls {
+    /// Whether there is nothing.
+    fn is_empty(&self) -> bool;
+    /// Hands out every call.
+    fn each(
+        &self,
+        program: &Program,
+        f: &mut dyn FnMut(Call) -> Result<(), CliError>,
+    ) -> Result<(), CliError>;
+}
+
+impl Calls for Dataset {
+    fn is_empty(&self) -> bool {
+        Dataset::is_empty(self)
+    }
+
+    fn each(
+        &self,
+        program: &Program,
+        f: &mut dyn FnMut(Call) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
+        self.calls(program).try_for_each(|call: Result<Call, DataError>| f(call?))
+    }
+}
+
+fn globs(patterns: &[String]) -> Result<GlobSet, CliError> {
+    let bad = |e: globset::Error| CliError::Other(format!("--skip: {e}"));
+    let mut set = GlobSetBuilder::new();
+    for p in patterns {
+        set.add(Glob::new(p).map_err(bad)?);
+        // A module is left out with everything in it.
+        set.add(Glob::new(&format!("{p}.*")).map_err(bad)?);
+    }
+    set.build().map_err(bad)
+}
+
+/// A pattern that matches no module is most likely a slip.
+fn check_skips(patterns: &[String], program: &Program) -> Result<(), CliError> {
+    let mut paths: Vec<&str> = program.graph.nodes().map(|n| program.graph.node(n).module.path()).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    for p in patterns {
+        let set = globs(std::slice::from_ref(p))?;
+        if !paths.iter().any(|path| set.is_match(path)) {
+            return Err(CliError::Other(format!(
+                "--skip {p:?} matches no module; modules are: {}",
+                paths.join(", ")
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! Writing files atomically, progress on a terminal, and peak memory.
+
+use crate::error::CliError;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+/// Writes a file whole or not at all: beside its place first, then moved there.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
+    write_with(path, |f| f.write_all(bytes))
+}
+
+/// As [`write_file`], for contents that are written in steps.
+pub fn write_with(
+    path: &Path,
+    fill: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>,
+) -> Result<(), CliError> {
+    let fail = |source| CliError::Output { path: path.into(), source };
+    let folder = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::Builder::new().prefix(".lowbit-").tempfile_in(folder).map_err(fail)?;
+    fill(file.as_file_mut()).map_err(fail)?;
+    // A temporary file is private; the result is a file like any other.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(path).map_or(0o644, |m| m.permissions().mode());
+        file.as_file().set_permissions(std::fs::Permissions::from_mode(mode)).map_err(fail)?;
+    }
+    file.persist(path).map_err(|e| fail(e.error))?;
+    Ok(())
+}
+
+/// Fails early when a file cannot be made at `path`: before the work, not after it.
+pub fn check_writable(path: &Path) -> Result<(), CliError> {
+    let fail = |source| CliError::Output { path: path.into(), source };
+    if path.is_dir() {
+        return Err(fail(std::io::Error::other("it is a folder; give a file name")));
+    }
+    let folder = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    tempfile::Builder::new().prefix(".lowbit-").tempfile_in(folder).map(drop).map_err(fail)
+}
+
+/// A progress line on a terminal, nothing elsewhere.
+pub fn progress(what: &'static str, quiet: bool) -> ProgressBar {
+    if quiet || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{spinner} {msg}: {pos} samples, {per_sec}");
+    let bar = ProgressBar::new_spinner().with_message(what);
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    bar
+}
+
+/// The most memory this process has held so far, in bytes, where the system tells.
+pub fn peak_rss_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}

@@ -1,0 +1,4 @@
+//! The backends that come with the `lowbit` binary. A crate that no code names is not linked, so each has its line.
+
+#[cfg(feature = "xnnpack")]
+use lowbit_xnnpack as _;

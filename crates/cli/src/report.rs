@@ -1,0 +1,221 @@
+//! The report: everything about a run as data; `--report` writes it, `--json` prints it.
+
+use lowbit_core::dtype::DType;
+use lowbit_core::flow::{Converted, Evaluation, Lowered, Measure, Place};
+use lowbit_core::quant::Granularity;
+use serde::{Serialize, Serializer};
+use std::collections::BTreeMap;
+
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    pub backend: String,
+    pub recipe: Option<String>,
+    pub calibration: Calibration,
+    pub sites: Vec<Site>,
+    pub nodes: Vec<Node>,
+    pub outputs: Vec<Output>,
+    pub metrics: BTreeMap<String, f64>,
+    pub warnings: Vec<String>,
+    pub files: Vec<File>,
+    pub seconds: Seconds,
+    pub peak_rss_bytes: Option<u64>,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub struct Calibration {
+    pub samples: usize,
+}
+
+/// One quantized place.
+#[derive(Debug, Serialize)]
+pub struct Site {
+    pub value: String,
+    #[serde(rename = "use")]
+    pub user: Option<Use>,
+    pub dtype: DType,
+    pub quant_min: i64,
+    pub quant_max: i64,
+    pub axis: Option<u32>,
+    /// Empty when the device chooses at run time.
+    pub scale: Vec<f64>,
+    pub zero_point: Vec<i64>,
+    pub observer: String,
+    pub rule: String,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Use {
+    pub node: String,
+    pub operand: u32,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Node {
+    pub name: String,
+    pub op: String,
+    pub module: String,
+    pub quantized: bool,
+    pub why_not: Option<String>,
+    pub delegate: Option<usize>,
+    pub why_not_delegated: Option<String>,
+    /// Against the float program; only where evaluated.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "decibels_option")]
+    pub sqnr_db: Option<f64>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Output {
+    pub name: String,
+    #[serde(serialize_with = "decibels")]
+    pub sqnr_db: f64,
+    pub cosine: f64,
+    pub max_abs: f64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct File {
+    pub path: String,
+    pub bytes: u64,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub struct Seconds {
+    pub import: f64,
+    pub prepare: f64,
+    pub calibrate: f64,
+    pub convert: f64,
+    pub evaluate: f64,
+    pub lower: f64,
+}
+
+/// JSON has no infinity: equal tensors are 999 dB apart, more than any arithmetic gives.
+fn decibels<S: Serializer>(x: &f64, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_f64(x.clamp(-999.0, 999.0))
+}
+
+#[allow(clippy::ref_option)] // serde gives a reference to the field
+fn decibels_option<S: Serializer>(x: &Option<f64>, s: S) -> Result<S::Ok, S::Error> {
+    decibels(&x.unwrap_or(999.0), s)
+}
+
+impl Report {
+    /// Fills in what conversion found.
+    pub fn add_sites(&mut self, converted: &Converted) {
+        self.calibration.samples = converted.samples;
+        for s in &converted.sites {
+            let (scale, zero_point) =
+                s.params.as_ref().map_or((vec![], vec![]), |p| (p.scale.clone(), p.zero_point.clone()));
+            self.sites.push(Site {
+                value: s.value.clone(),
+                user: s.user.clone().map(|(node, operand)| Use { node, operand }),
+                dtype: s.spec.range.dtype(),
+                quant_min: s.spec.range.min(),
+                quant_max: s.spec.range.max(),
+                axis: match s.spec.granularity {
+                    Granularity::Channel { axis } | Granularity::Block { axis, .. } => Some(axis),
+                    _ => None,
+                },
+                scale,
+                zero_point,
+                observer: s.observer.clone(),
+                rule: s.rule.clone(),
+            });
+        }
+    }
+
+    /// Fills in where each node of the quantized program went.
+    pub fn add_nodes(&mut self, lowered: &Lowered, converted: Option<&Converted>) {
+        let quantized: std::collections::BTreeSet<&str> = converted
+            .iter()
+            .flat_map(|c| &c.sites)
+            .flat_map(|s| [Some(s.value.as_str()), s.user.as_ref().map(|u| u.0.as_str())])
+            .flatten()
+            .collect();
+        for n in &lowered.nodes {
+            let is_quantized = quantized.contains(&*n.name);
+            let glue = n.op.contains("quantize_per") || n.op.contains("choose_qparams");
+            let why = converted.and_then(|c| c.reasons.get(&*n.name)).cloned();
+            let (delegate, why_not_delegated) = match &n.place {
+                Place::Delegate(d) => (Some(*d), None),
+                Place::Outside(why) => (None, Some(why.clone())),
+            };
+            self.nodes.push(Node {
+                name: n.name.to_string(),
+                op: n.op.to_string(),
+                module: n.module.path().to_string(),
+                quantized: is_quantized || glue,
+                why_not: if is_quantized || glue || converted.is_none() {
+                    None
+                } else {
+                    Some(why.unwrap_or_else(|| "no rule of the quantizer takes this operator".into()))
+                },
+                delegate,
+                why_not_delegated,
+                sqnr_db: None,
+            });
+        }
+    }
+
+    /// Fills in what evaluation found.
+    pub fn add_evaluation(&mut self, e: &Evaluation) {
+        for (name, m) in &e.outputs {
+            let Measure { sqnr_db, cosine, max_abs, .. } = *m;
+            self.outputs.push(Output { name: name.clone(), sqnr_db, cosine, max_abs });
+        }
+        let by_name: BTreeMap<&str, f64> = e.nodes.iter().map(|(n, m)| (n.as_str(), m.sqnr_db)).collect();
+        for n in &mut self.nodes {
+            n.sqnr_db = by_name.get(n.name.as_str()).copied();
+        }
+        self.metrics = e.metrics.clone();
+    }
+
+    /// The report as JSON text.
+    pub fn to_json(&self) -> String {
+        let mut text =
+            serde_json::to_string_pretty(self).expect("a report holds only numbers, strings and lists");
+        text.push('\n');
+        text
+    }
+
+    /// A short table for people.
+    pub fn print_table(&self) {
+        let delegated = self.nodes.iter().filter(|n| n.delegate.is_some()).count();
+        let quantized = self.nodes.iter().filter(|n| n.quantized).count();
+        if let Some(recipe) = &self.recipe {
+            println!(
+                "recipe      {} {recipe}, {} calibration samples",
+                self.backend, self.calibration.samples
+            );
+        }
+        println!("nodes       {} in all, {quantized} quantized, {delegated} delegated", self.nodes.len());
+        for o in &self.outputs {
+            println!(
+                "output      {}: SQNR {:.1} dB, cosine {:.5}, max error {:.4}",
+                o.name, o.sqnr_db, o.cosine, o.max_abs
+            );
+        }
+        for (name, value) in &self.metrics {
+            println!("metric      {name} {value:.4}");
+        }
+        let mut reasons: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        for n in &self.nodes {
+            if let Some(why) = &n.why_not_delegated {
+                *reasons.entry((&n.op, why)).or_default() += 1;
+            }
+        }
+        for ((op, why), count) in reasons {
+            println!("not in a delegate: {count} x {op}: {why}");
+        }
+        for w in &self.warnings {
+            println!("warning     {w}");
+        }
+        for f in &self.files {
+            println!("file        {} ({} bytes)", f.path, f.bytes);
+        }
+        let s = &self.seconds;
+        println!(
+            "seconds     import {:.3}, prepare {:.3}, calibrate {:.3}, convert {:.3}, evaluate {:.3}, lower {:.3}",
+            s.import, s.prepare, s.calibrate, s.convert, s.evaluate, s.lower
+        );
+    }
+}
