@@ -84,7 +84,7 @@ fn arange(c: &Call<'_>) -> Types {
     };
     if let (Arg::Int(a), Arg::Int(b), Arg::Int(s)) = (start, end, step) {
         let Some(s) = s.known().filter(|s| *s != 0) else { return c.error("the step must be a number other than 0") };
-        let n = if s > 0 { (b.clone() - a).ceil_div(&s.into()) } else { (a.clone() - b).ceil_div(&(-s).into()) };
+        let n = if s > 0 { (b.clone() - a).ceil_div(&s.into()) } else { (a.clone() - b).ceil_div(&s.saturating_neg().into()) };
         return one(dtype, vec![n.known().map_or(n, |n| n.max(0).into())]);
     }
     let number = |a: &Arg| super::views::float(a);

@@ -134,6 +134,8 @@ pub fn lookup(name: &str) -> Option<&'static OpDef> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ir::{Arg, Graph, NewNode, ValueId};
+    use crate::symint::SymInt;
 
     #[test]
     fn schemas_parse_and_names_are_unique() {
@@ -143,6 +145,89 @@ mod tests {
             assert!(schema.is_ok(), "{}: {schema:?}", op.name);
             assert!(names.insert(op.name), "{} has two rows", op.name);
             assert_eq!(op.name.split('.').count(), 3, "{} is not namespace.name.overload", op.name);
+        }
+    }
+
+    /// Any number, with a liking for those that break arithmetic.
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn below(&mut self, n: usize) -> usize {
+            self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (self.0 >> 33) as usize % n
+        }
+
+        fn int(&mut self) -> i64 {
+            let extreme = [i64::MIN, i64::MAX, i64::MIN + 1, 1 << 31, -(1 << 31), 1 << 62, 1 << 40, 100];
+            match self.below(4) {
+                0 => extreme[self.below(extreme.len())],
+                _ => self.below(7) as i64 - 2,
+            }
+        }
+
+        fn size(&mut self) -> SymInt {
+            match self.below(8) {
+                0 => SymInt::symbol("s0"),
+                1 => SymInt::symbol("s1") * 2 + 1,
+                2 => self.int().saturating_abs().into(),
+                _ => SymInt::from(self.below(5)),
+            }
+        }
+
+        fn arg(&mut self, kind: ArgKind, tensors: &[ValueId]) -> Arg {
+            let tensor = |r: &mut Self| tensors[r.below(tensors.len())];
+            let n = self.below(6);
+            match kind {
+                ArgKind::Tensor => tensor(self).into(),
+                ArgKind::TensorList => Arg::Values((0..n).map(|_| tensor(self)).collect()),
+                ArgKind::OptTensorList => {
+                    Arg::OptValues((0..n).map(|i| (i % 2 == 0).then(|| tensor(self))).collect())
+                }
+                ArgKind::Int => match self.below(4) {
+                    0 => self.size().into(),
+                    _ => self.int().into(),
+                },
+                ArgKind::IntList => Arg::Ints(match self.below(4) {
+                    0 => (0..n).map(|_| self.size()).collect(),
+                    _ => (0..n).map(|_| self.int().into()).collect(),
+                }),
+                ArgKind::Float => Arg::Float([0.0, -1.5, f64::NAN, f64::INFINITY, 1e300, 2.0][n]),
+                ArgKind::FloatList => Arg::Floats((0..n).map(|i| i as f64 * 1e200 - 1.0).collect()),
+                ArgKind::Bool => Arg::Bool(n % 2 == 0),
+                ArgKind::BoolList => Arg::Bools(vec![true; n]),
+                ArgKind::Scalar => match n {
+                    0 => Arg::Bool(true),
+                    1 | 2 => Arg::Float([f64::NAN, 1e300][n - 1]),
+                    _ => self.int().into(),
+                },
+                ArgKind::Str => Arg::from(["", "same", "i,j->k", "...a,ab->...b", "xy", "none"][n]),
+                ArgKind::DType => Arg::DType(crate::DType::ALL[self.below(11)]),
+                ArgKind::Other => Arg::from("cpu"),
+            }
+        }
+    }
+
+    /// Files come from strangers: shape rules answer to any arguments of the right kind, if only with an error.
+    #[test]
+    fn shape_rules_do_not_panic() {
+        let mut r = Numbers(1);
+        for op in all().filter(|o| !o.traits.declared_types) {
+            for _ in 0..400 {
+                let mut graph = Graph::default();
+                let mut tensors = vec![];
+                for _ in 0..4 {
+                    let dtype = [crate::DType::F32, crate::DType::I64, crate::DType::Bool][r.below(3)];
+                    let shape: Vec<_> = (0..r.below(6)).map(|_| r.size()).collect();
+                    tensors.push(graph.add_input("x", TensorType { dtype, shape }));
+                }
+                let args: Vec<Arg> = op
+                    .schema()
+                    .args
+                    .iter()
+                    .map(|a| if a.optional && r.below(3) == 0 { Arg::None } else { r.arg(a.kind, &tensors) })
+                    .collect();
+                let _ = graph.append(NewNode::new(op, args));
+            }
         }
     }
 }
