@@ -64,8 +64,9 @@ pub fn write(lowered: &Lowered) -> Result<Vec<u8>, WriteError> {
     let mut file = Program { plan: emitted.plan, ..Program::default() };
     let mut segments: Vec<(Vec<u8>, u64)> = vec![];
 
+    // The runtime takes a file without a table of constants for one of the format before segments, and refuses it.
+    file.constants = Some((0, vec![0]));
     if !emitted.constants.is_empty() {
-        file.constants = Some((0, vec![]));
         segments.push((pack(&emitted.constants, memory::ALIGNMENT, &mut file.constants), 1));
     }
     if !emitted.states.is_empty() {

@@ -276,6 +276,10 @@ fn embedding_bag(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
             }
             sizes[b] += 1;
         }
+        if b + 1 == bags {
+            // As PyTorch counts: indices after the last offset are not summed, but belong to the last bag.
+            sizes[b] += (index.len() - end) as i64;
+        }
         if mode == 1 && sizes[b] > 0 {
             row.iter_mut().for_each(|r| *r /= sizes[b] as f32);
         }
