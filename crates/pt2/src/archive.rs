@@ -23,6 +23,8 @@ pub struct Archive {
     model: String,
     /// Bytes that may still be inflated.
     budget: u64,
+    /// Bytes of the file that stored entries have not taken yet.
+    untaken: u64,
 }
 
 impl Archive {
@@ -53,8 +55,9 @@ impl Archive {
             .collect::<Result<_, _>>()
             .map_err(|_| fail("an entry's name is not UTF-8".into()))?;
         let (root, model) = find_model(&names).map_err(fail)?;
-        let budget = INFLATE_MIN.max((bytes.len() as u64).saturating_mul(INFLATE_RATIO));
-        let mut archive = Archive { file, bytes, zip, root, model, budget };
+        let untaken = bytes.len() as u64;
+        let budget = INFLATE_MIN.max(untaken.saturating_mul(INFLATE_RATIO));
+        let mut archive = Archive { file, bytes, zip, root, model, budget, untaken };
         archive.check_markers()?;
         Ok(archive)
     }
@@ -89,6 +92,7 @@ impl Archive {
     }
 
     /// The content of an entry, its checksum verified: a part of the file itself when stored, inflated when compressed.
+    /// To be called once for each entry.
     pub fn read(&mut self, entry: &str) -> Result<Bytes, ImportError> {
         let name = format!("{}{entry}", self.root);
         let Some(index) = self.zip.index_for_name_raw(name.as_bytes()) else {
@@ -109,6 +113,11 @@ impl Archive {
             else {
                 return Err(fail(format!("claims {size} bytes, more than the file holds")));
             };
+            // Without this, entries that share their bytes could make a small file take for ever to check.
+            let Some(untaken) = self.untaken.checked_sub(size) else {
+                return Err(fail("overlaps other entries".into()));
+            };
+            self.untaken = untaken;
             // Reading to the end is what checks the checksum.
             std::io::copy(&mut content, &mut std::io::sink())
                 .map_err(|e| fail(format!("is damaged: {e}")))?;

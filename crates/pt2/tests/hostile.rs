@@ -146,6 +146,25 @@ fn damage_names_the_entry() {
 }
 
 #[test]
+fn overlapping_entries_are_refused() {
+    // In the directory at the file's end, every weight gets the place of the largest entry, the program.
+    let mut f = file("weights.pt2");
+    let directory: Vec<usize> = (0..f.len() - 46).filter(|&i| &f[i..i + 4] == b"PK\x01\x02").collect();
+    let name = |f: &[u8], at: usize| {
+        let n = u16::from_le_bytes([f[at + 28], f[at + 29]]) as usize;
+        String::from_utf8(f[at + 46..at + 46 + n].to_vec()).unwrap()
+    };
+    let program = *directory.iter().find(|&&at| name(&f, at).ends_with(MODEL)).unwrap();
+    let weights: Vec<usize> = directory.into_iter().filter(|&at| name(&f, at).contains("/weight_")).collect();
+    for at in weights {
+        // Checksum and sizes; offset.
+        f.copy_within(program + 16..program + 28, at + 16);
+        f.copy_within(program + 42..program + 46, at + 42);
+    }
+    refused(f.into(), &["weight_", "overlaps"]);
+}
+
+#[test]
 fn lying_weights_are_refused() {
     let f = file("weights.pt2");
     let lie = |path: &[&str], to: Value| {
