@@ -481,7 +481,11 @@ impl Neg for SymInt {
 
 impl std::iter::Sum for SymInt {
     fn sum<I: Iterator<Item = SymInt>>(it: I) -> SymInt {
-        it.fold(SymInt::Known(0), |a, b| a + b)
+        let mut p = Poly::default();
+        for (t, k) in it.flat_map(|x| x.terms()) {
+            p.add(t, k);
+        }
+        p.simplify()
     }
 }
 

@@ -6,8 +6,8 @@ use lowbit_core::SymInt;
 /// Nesting that is still read: PyTorch's own expressions stay far below.
 const MAX_DEPTH: u32 = 48;
 
-/// Length that is still read.
-const MAX_LENGTH: usize = 16 << 10;
+/// Length that is still read: PyTorch's own formulas stay below a tenth of it.
+const MAX_LENGTH: usize = 8 << 10;
 
 /// Reads an integer expression.
 pub fn parse(text: &str) -> Result<SymInt, String> {

@@ -11,7 +11,8 @@ use lowbit_core::ir::{Arg, ModuleStack, NewNode, NodeId, Program, ValueId};
 use lowbit_core::ops::{OpDef, lookup};
 use std::sync::Arc;
 
-/// Views of views that are still followed: real programs have a handful.
+/// Views of views through which writes are followed. Real programs have a handful; without a limit, writes through long
+/// chains in a hostile file would make far more nodes than it has.
 const MAX_DEPTH: u32 = 64;
 
 /// A tensor of the file.
@@ -77,16 +78,23 @@ impl Memory {
         value: ValueId,
         name: Arc<str>,
         module: ModuleStack,
-    ) -> Result<TensorId, String> {
+    ) -> TensorId {
         let id = TensorId(self.tensors.len());
         let (root, depth) = (self.tensors[base.0].root, self.tensors[base.0].depth + 1);
-        if depth > MAX_DEPTH {
-            return Err(format!("is a view of a view, {depth} deep; lowbit follows {MAX_DEPTH}"));
-        }
         let version = self.tensors[root.0].version;
         let view = Some(View { base, step, name, module });
         self.tensors.push(Tensor { value, root, version, view, depth });
-        Ok(id)
+        id
+    }
+
+    /// An error for tensors at the end of too long a chain of views.
+    fn check_depth(&self, t: TensorId) -> Result<(), String> {
+        match self.tensors[t.0].depth {
+            depth if depth > MAX_DEPTH => Err(format!(
+                "shares memory that is written through {depth} views; lowbit follows {MAX_DEPTH}"
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the tensor's memory was written in place.
@@ -97,6 +105,9 @@ impl Memory {
     /// The current value of a tensor.
     pub fn read(&mut self, program: &mut Program, t: TensorId) -> Result<ValueId, String> {
         let now = self.tensors[self.tensors[t.0].root.0].version;
+        if self.tensors[t.0].version != now {
+            self.check_depth(t)?;
+        }
         // Views that were made before the last write, innermost last.
         let mut stale = vec![];
         let mut at = t;
@@ -146,6 +157,7 @@ impl Memory {
         name: &Arc<str>,
         module: &ModuleStack,
     ) -> Result<(), String> {
+        self.check_depth(t)?;
         self.read(program, t)?;
         let (mut at, mut value) = (t, value);
         let mut path = vec![t];

@@ -86,7 +86,7 @@ impl<'a> Importer<'a> {
             let t = match (first, steps.get(i)) {
                 (Some(base), Some(step)) => {
                     let label = self.program.graph.value(value).name.clone();
-                    self.memory.view(base, step.clone(), value, label, module.clone()).map_err(fail)?
+                    self.memory.view(base, step.clone(), value, label, module.clone())
                 }
                 _ => self.memory.own(value),
             };
