@@ -7,6 +7,7 @@ mod activation;
 mod layers;
 mod pool;
 mod reduce;
+mod rnn;
 mod shape;
 
 use super::{Pass, PassFailure};
@@ -22,7 +23,8 @@ type Rule = fn(&mut Build<'_>, &Node) -> Result<Option<Vec<ValueId>>, PassFailur
 
 type Table = &'static [(&'static str, Rule)];
 
-static TABLES: &[Table] = &[activation::TABLE, layers::TABLE, pool::TABLE, reduce::TABLE, shape::TABLE];
+static TABLES: &[Table] =
+    &[activation::TABLE, layers::TABLE, pool::TABLE, reduce::TABLE, rnn::TABLE, shape::TABLE];
 
 /// Expands operators until only kept ones are left, or ones without a decomposition.
 #[derive(Copy, Clone)]
