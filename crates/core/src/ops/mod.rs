@@ -193,7 +193,7 @@ mod tests {
                 }),
                 ArgKind::Float => Arg::Float([0.0, -1.5, f64::NAN, f64::INFINITY, 1e300, 2.0][n]),
                 ArgKind::FloatList => Arg::Floats((0..n).map(|i| i as f64 * 1e200 - 1.0).collect()),
-                ArgKind::Bool => Arg::Bool(n % 2 == 0),
+                ArgKind::Bool => Arg::Bool(n.is_multiple_of(2)),
                 ArgKind::BoolList => Arg::Bools(vec![true; n]),
                 ArgKind::Scalar => match n {
                     0 => Arg::Bool(true),
