@@ -166,7 +166,7 @@ impl Dataset {
             return Err(format!("label array {name:?} is {}; class numbers are integers", tensor.dtype()));
         }
         let all: Vec<i64> = tensor.to_f64().into_iter().map(|x| x as i64).collect();
-        if calls == 0 || all.len() % calls != 0 {
+        if calls == 0 || !all.len().is_multiple_of(calls) {
             return Err(format!("label array {name:?} has {} entries for {calls} calls", all.len()));
         }
         Ok(Some(all.chunks(all.len() / calls).map(<[i64]>::to_vec).collect()))
@@ -199,7 +199,7 @@ fn split(program: &Program, ty: &TensorType, array: &Tensor) -> Result<Vec<Tenso
         return Ok(vec![array.clone()]);
     }
     let cut = |count: usize, dims: &[usize]| -> Result<Vec<Tensor>, String> {
-        let size = if count == 0 { 0 } else { array.bytes().len() / count };
+        let size = array.bytes().len().checked_div(count).unwrap_or(0);
         (0..count)
             .map(|i| Tensor::from_bytes(array.dtype(), dims, array.bytes().slice(i * size..(i + 1) * size)))
             .map(|t| t.map_err(|e| e.to_string()))

@@ -11,11 +11,18 @@ float_unary! {
     sigmoid => |x| 1.0 / (1.0 + (-x).exp()),
     tanh => |x| x.tanh(),
     silu => |x| x / (1.0 + (-x).exp()),
-    selu => |x| 1.050_700_987_355_480_5 * if x > 0.0 { x } else { 1.673_263_242_354_377_2 * x.exp_m1() },
     log_sigmoid => |x| x.min(0.0) - (-x.abs()).exp().ln_1p(),
     relu6 => |x| clamp_nan(x, 0.0, 6.0),
     hardswish => |x| x * clamp_nan(x + 3.0, 0.0, 6.0) / 6.0,
     hardsigmoid => |x| clamp_nan(x + 3.0, 0.0, 6.0) / 6.0,
+}
+
+/// `scale · (x, or alpha·(e^x − 1) below zero)` with the constants of the paper.
+fn selu(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
+    const ALPHA: f64 = 1.673_263_242_354_377_2;
+    const SCALE: f64 = 1.050_700_987_355_480_5;
+    let f = |x: f64| SCALE * if x > 0.0 { x } else { ALPHA * x.exp_m1() };
+    map_float(c, &mut outs[0], |x| f(f64::from(x)) as f32, f)
 }
 
 /// `x · tanh(softplus(x))`

@@ -215,7 +215,7 @@ macro_rules! binary { ($($name:ident => $f:expr),* $(,)?) => { $(
 binary! {
     maximum => |x, y| x.larger(y), minimum => |x, y| x.smaller(y), fmod => |x, y| x.fmod(y),
     remainder => |x, y| x.rem(y), floor_divide => |x, y| x.floordiv(y), mul => |x, y| x.mul(y),
-    pow => |x, y| Arith::pow(x, y),
+    pow => Arith::pow,
 }
 
 /// `self ± alpha·other`; `alpha` is the last argument.
@@ -224,7 +224,7 @@ fn scaled(c: &KernelCall<'_>, out: &mut TensorMut<'_>, sign: i64, reverse: bool)
         let alpha = Arith::mul(number::<T>(c, 2)?, T::cast(sign));
         let plain = alpha == T::cast(1i64);
         match (plain, reverse) {
-            (true, _) => run::<T>(c, out, |x, y| Arith::add(x, y)),
+            (true, _) => run::<T>(c, out, Arith::add),
             (_, false) => run::<T>(c, out, move |x, y| Arith::add(x, Arith::mul(alpha, y))),
             // other − alpha·self
             (_, true) => run::<T>(c, out, move |x, y| Arith::add(y, Arith::mul(alpha, x))),
@@ -246,7 +246,7 @@ fn div(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     at_dtype!(outs[0].dtype, T => match mode {
         Some("floor") => run::<T>(c, &mut outs[0], |x, y| x.floordiv(y)),
         Some("trunc") => run::<T>(c, &mut outs[0], |x, y| x.truncdiv(y)),
-        _ => run::<T>(c, &mut outs[0], |x, y| Arith::div(x, y)),
+        _ => run::<T>(c, &mut outs[0], Arith::div),
     })
 }
 

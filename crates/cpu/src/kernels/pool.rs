@@ -88,7 +88,7 @@ fn for_each_window(
     mut f: impl FnMut(usize, usize, [(usize, usize, usize, usize); 3]),
 ) {
     let plane: usize = a.iter().map(|a| a.input).product();
-    let planes = if plane == 0 { 0 } else { x.numel() / plane };
+    let planes = x.numel().checked_div(plane).unwrap_or(0);
     let mut i = 0;
     for p in 0..planes {
         for &z in &a[0].windows {

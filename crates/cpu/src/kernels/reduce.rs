@@ -242,7 +242,7 @@ fn cumsum(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     fn run<T: Number>(v: &[T], n: usize, inner: usize, add: impl Fn(T, T) -> T) -> Vec<T> {
         let mut out = v.to_vec();
         for i in inner..out.len() {
-            if i / inner % n != 0 {
+            if !(i / inner).is_multiple_of(n) {
                 out[i] = add(out[i - inner], out[i]);
             }
         }
@@ -265,7 +265,7 @@ fn ordered(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>], d: usize, k: usize, d
         let v = x.as_vec::<T>();
         let (n, inner) = (x.shape.get(d).copied().unwrap_or(1), x.shape.iter().skip(d + 1).product::<usize>());
         let (mut values, mut indices) = (vec![T::default(); outs[0].numel()], vec![0i64; outs[0].numel()]);
-        let blocks = if n * inner == 0 { 0 } else { v.len() / (n * inner) };
+        let blocks = v.len().checked_div(n * inner).unwrap_or(0);
         for b in 0..blocks {
             for i in 0..inner {
                 let at = |j: usize| v[(b * n + j) * inner + i];
