@@ -2,13 +2,17 @@
 
 mod dead_code;
 pub mod decompose;
+mod duplicate_dequantize;
 mod fold_batch_norm;
+mod fold_moves;
 mod recompose;
 mod scalars_to_tensors;
 
 pub use dead_code::DeadCode;
 pub use decompose::Decompose;
+pub use duplicate_dequantize::DuplicateDequantize;
 pub use fold_batch_norm::FoldBatchNorm;
+pub use fold_moves::FoldMoves;
 pub use recompose::Recompose;
 pub use scalars_to_tensors::ScalarsToTensors;
 

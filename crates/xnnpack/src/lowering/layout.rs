@@ -112,6 +112,12 @@ impl Layout {
         Ok(dims)
     }
 
+    /// Sizes for a slice, where 0 stands for a whole axis, whatever its size.
+    pub fn slice_dims(&self, ty: &TensorType) -> Vec<u32> {
+        let size = |d: &SymInt| d.known().and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+        self.0.iter().map(|a| a.map_or(1, |d| size(&ty.shape[d]))).collect()
+    }
+
     /// The layout of a reshaped value whose elements stay where they are, if there is one: dimensions that are merged
     /// or split must be neighbours in memory, in order.
     pub fn reshaped(&self, from: &[SymInt], to: &[SymInt]) -> Option<Layout> {

@@ -4,13 +4,14 @@ mod build;
 mod emit;
 mod gemm;
 mod layout;
+mod passes;
 mod quant;
 mod weight;
 
 use build::Builder;
 use lowbit_core::backend::{BackendError, Blob, Claim, Lowering};
 use lowbit_core::ir::{Key, NodeId, Program};
-use lowbit_core::passes::{Pipeline, Recompose};
+use lowbit_core::passes::Pipeline;
 
 /// The lowering to XNNPACK.
 #[derive(Copy, Clone, Debug, Default)]
@@ -22,7 +23,7 @@ impl Lowering for Xnnpack {
     }
 
     fn passes(&self) -> Pipeline {
-        Pipeline::default().then(Recompose)
+        passes::pipeline()
     }
 
     fn claim(&self, program: &Program, node: NodeId) -> Claim {

@@ -2,7 +2,7 @@
 
 use super::{Builder, Emit, Integers, Io, Row, check_values, dim, int, tensor, to_u32};
 use crate::lowering::layout::{Layout, is_unit};
-use crate::subgraph::{Op, Reshape, Slice};
+use crate::subgraph::{Binary, Op, Reshape, Slice};
 use lowbit_core::SymInt;
 use lowbit_core::ir::{NodeId, Program};
 use lowbit_core::ops::{self, views};
@@ -75,6 +75,7 @@ pub static ROWS: &[Row] = &[
         take: |p, n| taken_pieces(p, n, select),
         emit: |b, n| cut(b, n, select),
     },
+    Row { ops: &[&ops::GLU], take: |p, n| glu(p, n).map(|_| Vec::new()), emit: emit_glu },
     Row {
         ops: &[&ops::SPLIT, &ops::SPLIT_WITH_SIZES, &ops::CHUNK, &ops::UNBIND, &ops::TENSOR_SPLIT_SECTIONS],
         take: |p, n| taken_pieces(p, n, pieces),
@@ -193,6 +194,39 @@ fn emit_same(b: &mut Builder<'_>, n: NodeId) -> Emit {
     b.rename(io.inputs[0], io.exit.value, Some)
 }
 
+/// Dimension and half its size.
+fn glu(program: &Program, n: NodeId) -> Result<(usize, u32), String> {
+    check_values(program, n)?;
+    computed(program, n)?;
+    let (dim, size) = cut_dim(program, n, 1)?;
+    Ok((dim, to_u32(size / 2)?))
+}
+
+/// The first half times the sigmoid of the second.
+fn emit_glu(b: &mut Builder<'_>, n: NodeId) -> Emit {
+    let (dim, half) = glu(b.part, n)?;
+    let (x, y) = (tensor(b.part, n, 0)?, b.part.graph.node(n).output());
+    let layout = b.home(x);
+    let axis = layout.position(dim).ok_or("it halves a dimension of size 1")?;
+    let input = b.get(x, &layout)?;
+    let result = Layout::new(b.ty(y), layout.axes().to_vec());
+    let dims = result.dims(b.part, b.ty(y));
+    let mut sizes = result.slice_dims(b.ty(y));
+    sizes[axis] = half;
+    let num_dims = to_u32(sizes.len() as i64)?;
+    let mut halves = [0; 2];
+    for (i, part) in halves.iter_mut().enumerate() {
+        let mut offsets = vec![0; layout.rank()];
+        offsets[axis] = half * i as u32;
+        *part = b.scratch(y, dims.clone());
+        b.push(Op::StaticSlice(Slice { num_dims, offsets, sizes: sizes.clone(), input, output: *part, flags: 0 }), None);
+    }
+    let gate = b.unary(Op::Sigmoid, halves[1], y, &dims);
+    let output = b.define(y, &result)?;
+    b.push(Op::Multiply(Binary { input1: halves[0], input2: gate, output, flags: 0 }), None);
+    Ok(())
+}
+
 /// Results of a node as pieces of its input along one dimension.
 struct Pieces {
     dim: usize,
@@ -293,12 +327,7 @@ fn cut(b: &mut Builder<'_>, n: NodeId, how: Cut) -> Emit {
         };
         let input = b.get(x, &layout)?;
         let mut offsets = vec![0; layout.rank()];
-        // A size of 0 takes the whole axis, whatever it is.
-        let mut sizes: Vec<u32> = layout
-            .axes()
-            .iter()
-            .map(|a| a.map_or(1, |d| from.shape[d].known().and_then(|n| u32::try_from(n).ok()).unwrap_or(0)))
-            .collect();
+        let mut sizes = layout.slice_dims(from);
         (offsets[axis], sizes[axis]) = (to_u32(start)?, to_u32(len)?);
         let output = b.define(y, &result)?;
         let num_dims = to_u32(sizes.len() as i64)?;
