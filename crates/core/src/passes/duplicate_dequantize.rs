@@ -15,7 +15,8 @@ impl Pass for DuplicateDequantize {
     }
 
     fn run(&self, program: &mut Program) -> Result<bool, PassFailure> {
-        let found: Vec<(NodeId, Vec<Use>)> = program.graph.nodes().filter_map(|n| shared(program, n)).collect();
+        let found: Vec<(NodeId, Vec<Use>)> =
+            program.graph.nodes().filter_map(|n| shared(program, n)).collect();
         for (n, uses) in &found {
             for &u in uses {
                 let node = program.graph.node(*n);
@@ -68,7 +69,10 @@ mod tests {
         verify(&p).unwrap();
         let lines: Vec<String> =
             p.graph.nodes().map(|n| text::node_line(&p, n)).filter(|l| !l.contains("dequantize")).collect();
-        assert_eq!(lines, ["%a : f32[2] = aten.add.Tensor(%d, %d_1)", "%b : f32[2] = aten.relu.default(%d_2)"]);
+        assert_eq!(
+            lines,
+            ["%a : f32[2] = aten.add.Tensor(%d, %d_1)", "%b : f32[2] = aten.relu.default(%d_2)"]
+        );
         assert!(!DuplicateDequantize.run(&mut p).unwrap());
     }
 }

@@ -219,7 +219,17 @@ fn emit_glu(b: &mut Builder<'_>, n: NodeId) -> Emit {
         let mut offsets = vec![0; layout.rank()];
         offsets[axis] = half * i as u32;
         *part = b.scratch(y, dims.clone());
-        b.push(Op::StaticSlice(Slice { num_dims, offsets, sizes: sizes.clone(), input, output: *part, flags: 0 }), None);
+        b.push(
+            Op::StaticSlice(Slice {
+                num_dims,
+                offsets,
+                sizes: sizes.clone(),
+                input,
+                output: *part,
+                flags: 0,
+            }),
+            None,
+        );
     }
     let gate = b.unary(Op::Sigmoid, halves[1], y, &dims);
     let output = b.define(y, &result)?;
