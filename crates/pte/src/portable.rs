@@ -24,6 +24,10 @@ pub(crate) fn prepare(program: &mut Program) -> Result<(), WriteError> {
 /// Whether the runtime can run this very call.
 fn has_kernel(program: &Program, n: NodeId) -> bool {
     let node = program.graph.node(n);
+    if *node.op() == ops::CONVOLUTION {
+        // Kernels for one and two spatial dimensions only.
+        return node.operands().next().is_some_and(|x| program.graph.ty(x).rank() <= 4);
+    }
     *node.op() == ops::CALL_DELEGATE || kernel(node.op().name).is_some()
 }
 

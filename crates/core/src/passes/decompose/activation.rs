@@ -1,14 +1,8 @@
 //! Activations out of sigmoid, clamp, exponentials and arithmetic.
 
-use super::{Build, PassFailure, Table, out_type};
+use super::{Build, PassFailure, Table, Values, integer, number, one, out_type};
 use crate::ir::{Arg, Node, ValueId};
 use crate::ops;
-
-type Values = Result<Option<Vec<ValueId>>, PassFailure>;
-
-fn one(v: ValueId) -> Values {
-    Ok(Some(vec![v]))
-}
 
 fn clamp(b: &mut Build<'_>, x: ValueId, lo: f64, hi: f64) -> Result<ValueId, PassFailure> {
     b.op(&ops::HARDTANH, [x.into(), Arg::Float(lo), Arg::Float(hi)])
@@ -78,10 +72,6 @@ fn log_sigmoid(b: &mut Build<'_>, n: &Node) -> Values {
     one(b.op(&ops::NEG, [s.into()])?)
 }
 
-fn number(n: &Node, i: usize) -> Result<f64, PassFailure> {
-    ops::views::float(n.arg(i)).ok_or_else(|| PassFailure(format!("argument {i} is no number")))
-}
-
 fn selu(b: &mut Build<'_>, n: &Node) -> Values {
     let x = b.tensor(n, 0)?;
     let (alpha, scale) = (1.673_263_242_354_377_2, 1.050_700_987_355_480_5);
@@ -135,22 +125,6 @@ fn square(b: &mut Build<'_>, n: &Node) -> Values {
     one(b.op(&ops::MUL, [n.arg(0).clone(), n.arg(0).clone()])?)
 }
 
-/// `softmax` in the element type asked for.
-fn softmax(b: &mut Build<'_>, n: &Node) -> Values {
-    soft(b, n, &ops::SOFTMAX_CORE)
-}
-fn log_softmax(b: &mut Build<'_>, n: &Node) -> Values {
-    soft(b, n, &ops::LOG_SOFTMAX_CORE)
-}
-fn soft(b: &mut Build<'_>, n: &Node, op: &'static ops::OpDef) -> Values {
-    let mut x = b.tensor(n, 0)?;
-    let want = out_type(b, n).dtype;
-    if b.ty(x).dtype != want {
-        x = b.op(&ops::TO_COPY, [x.into(), want.into()])?;
-    }
-    one(b.op(op, [x.into(), n.arg(1).clone(), false.into()])?)
-}
-
 /// `rsub(self, other, alpha) = other − alpha·self`
 fn rsub(b: &mut Build<'_>, n: &Node) -> Values {
     one(b.op(&ops::SUB, [n.arg(1).clone(), n.arg(0).clone(), n.arg(2).clone()])?)
@@ -166,6 +140,31 @@ fn addcdiv(b: &mut Build<'_>, n: &Node) -> Values {
 fn addc(b: &mut Build<'_>, n: &Node, op: &'static ops::OpDef) -> Values {
     let p = b.op(op, [n.arg(1).clone(), n.arg(2).clone()])?;
     one(b.op(&ops::ADD, [n.arg(0).clone(), p.into(), n.arg(3).clone()])?)
+}
+
+/// `self + weight · (end − self)`, from the nearer end.
+fn lerp(b: &mut Build<'_>, n: &Node) -> Values {
+    let w = number(n, 2)?;
+    let d = b.op(&ops::SUB, [n.arg(1).clone(), n.arg(0).clone()])?;
+    let (from, step) = if w.abs() < 0.5 { (n.arg(0), w) } else { (n.arg(1), w - 1.0) };
+    one(b.op(&ops::ADD, [from.clone(), d.into(), Arg::Float(step)])?)
+}
+
+fn floor_divide_number(b: &mut Build<'_>, n: &Node) -> Values {
+    one(b.op(&ops::DIV_SCALAR_MODE, [n.arg(0).clone(), n.arg(1).clone(), "floor".into()])?)
+}
+
+/// `round(x · 10^d) / 10^d`; for negative decimals the other way round.
+fn round_decimals(b: &mut Build<'_>, n: &Node) -> Values {
+    let (x, d) = (b.tensor(n, 0)?, integer(n, 1)?);
+    if !b.ty(x).dtype.is_float() {
+        return Ok(None);
+    }
+    let ten = Arg::Float(10f64.powi(d.unsigned_abs().min(400) as i32));
+    let (there, back) = if d < 0 { (&ops::DIV_SCALAR, &ops::MUL_SCALAR) } else { (&ops::MUL_SCALAR, &ops::DIV_SCALAR) };
+    let y = b.op(there, [x.into(), ten.clone()])?;
+    let y = b.op(&ops::ROUND, [y.into()])?;
+    one(b.op(back, [y.into(), ten])?)
 }
 
 /// Numbers in `where` become tensors of no dimensions.
@@ -205,9 +204,10 @@ pub(super) const TABLE: Table = &[
     ("aten.max.other", maximum),
     ("aten.min.other", minimum),
     ("aten.square.default", square),
-    ("aten.softmax.int", softmax),
-    ("aten.log_softmax.int", log_softmax),
     ("aten.rsub.Tensor", rsub),
+    ("aten.lerp.Scalar", lerp),
+    ("aten.floor_divide.Scalar", floor_divide_number),
+    ("aten.round.decimals", round_decimals),
     ("aten.addcmul.default", addcmul),
     ("aten.addcdiv.default", addcdiv),
     ("aten.where.Scalar", where_number),

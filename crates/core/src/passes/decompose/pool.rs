@@ -1,15 +1,9 @@
 //! Pools by those of two dimensions, and by reductions.
 
-use super::{Build, PassFailure, Table, out_type};
+use super::{Build, PassFailure, Table, Values, one, out_type};
 use crate::ir::{Arg, Node, ValueId};
 use crate::ops;
 use crate::symint::SymInt;
-
-type Values = Result<Option<Vec<ValueId>>, PassFailure>;
-
-fn one(v: ValueId) -> Values {
-    Ok(Some(vec![v]))
-}
 
 /// `max_pool2d` is the first output of the form with indices.
 fn max_pool2d(b: &mut Build<'_>, n: &Node) -> Values {
@@ -81,29 +75,29 @@ fn windows(
     }
     let mut parts = vec![];
     for i in 0..o {
-        let (start, end) = (i * n / o, ((i + 1) * n + o - 1) / o);
+        let (start, end) = window(i, n, o);
         let part = if (start, end) == (0, n) { x } else { b.slice(x, d, start.into(), end.into())? };
         parts.push(reduce(b, part, d)?);
     }
-    match parts[..] {
-        [only] => Ok(Some(only)),
-        _ => Ok(Some(b.op(&ops::CAT, [Arg::Values(parts), d.into()])?)),
-    }
+    Ok(Some(b.cat(parts, d)?))
 }
 
-/// Adaptive maxima whose indices nobody reads.
+/// Window `i` of `o` over `n` entries.
+fn window(i: i64, n: i64, o: i64) -> (i64, i64) {
+    (i * n / o, ((i + 1) * n + o - 1) / o)
+}
+
+/// Adaptive maxima: dimension by dimension from the last one, so that of equal values the first in memory wins.
 fn adaptive_max(b: &mut Build<'_>, n: &Node) -> Values {
-    let g = &b.program.graph;
-    let indices = n.outputs()[1];
-    if !g.value(indices).uses().is_empty() || g.is_output(indices) {
-        return Ok(None);
-    }
     let want = out_type(b, n).shape;
     let k = match n.arg(1) {
         Arg::Ints(l) => l.len(),
         _ => return Ok(None),
     };
     let mut y = b.tensor(n, 0)?;
+    if b.is_read(n, 1) {
+        return adaptive_max_places(b, y, &want, k);
+    }
     for d in want.len() - k..want.len() {
         let max = |b: &mut Build<'_>, part: ValueId, d: usize| {
             b.op(&ops::AMAX, [part.into(), Arg::ints([d]), true.into()])
@@ -116,11 +110,52 @@ fn adaptive_max(b: &mut Build<'_>, n: &Node) -> Values {
     one(y)
 }
 
+/// With the place of each maximum in its plane, or volume.
+fn adaptive_max_places(b: &mut Build<'_>, x: ValueId, want: &[SymInt], k: usize) -> Values {
+    let mut y = x;
+    let mut places: Option<ValueId> = None;
+    // How many elements an entry of dimension `d` spans.
+    let mut span = SymInt::Known(1);
+    for d in (want.len() - k..want.len()).rev() {
+        let (Some(n), Some(o)) = (b.ty(y).shape[d].known(), want[d].known()) else { return Ok(None) };
+        let (mut values, mut winners) = (vec![], vec![]);
+        for i in 0..o {
+            let (start, end) = window(i, n, o);
+            let part = b.slice(y, d, start.into(), end.into())?;
+            let found = b.all(&ops::MAX_DIM, [part.into(), d.into(), true.into()])?;
+            values.push(found[0]);
+            winners.push(match start {
+                0 => found[1],
+                _ => b.op(&ops::ADD_SCALAR, [found[1].into(), start.into()])?,
+            });
+        }
+        (y, places) = {
+            let (value, at) = (b.cat(values, d)?, b.cat(winners, d)?);
+            let scaled = match span == 1 {
+                true => at,
+                false => b.op(&ops::MUL_SCALAR, [at.into(), Arg::Int(span.clone())])?,
+            };
+            let place = match places {
+                None => scaled,
+                Some(inner) => {
+                    let inner = b.op(&ops::GATHER, [inner.into(), d.into(), at.into()])?;
+                    b.op(&ops::ADD, [scaled.into(), inner.into()])?
+                }
+            };
+            (value, Some(place))
+        };
+        span = span * n;
+    }
+    Ok(Some([Some(y), places].into_iter().flatten().collect()))
+}
+
 pub(super) const TABLE: Table = &[
     ("aten.max_pool2d.default", max_pool2d),
     ("aten.max_pool1d.default", max_pool1d),
     ("aten.avg_pool1d.default", avg_pool1d),
     ("aten.adaptive_avg_pool1d.default", adaptive_avg),
+    ("aten.adaptive_avg_pool2d.default", adaptive_avg),
+    ("aten._adaptive_avg_pool2d.default", adaptive_avg),
     ("aten.adaptive_avg_pool3d.default", adaptive_avg),
     ("aten._adaptive_avg_pool3d.default", adaptive_avg),
     ("aten.adaptive_max_pool1d.default", adaptive_max),

@@ -1,12 +1,10 @@
 //! Recurrent layers and cells, step by step. The products with the inputs of all steps are one matrix product; the
 //! program grows with the number of steps.
 
-use super::{Build, PassFailure, Table};
+use super::{Build, PassFailure, Table, Values};
 use crate::ir::{Arg, Node, ValueId};
 use crate::ops;
 use crate::symint::SymInt;
-
-type Values = Result<Option<Vec<ValueId>>, PassFailure>;
 
 #[derive(Copy, Clone, PartialEq)]
 enum Kind {
@@ -115,6 +113,10 @@ fn layers(b: &mut Build<'_>, n: &Node, kind: Kind) -> Values {
     let (Some(count), biases, both, batch_first) = (int(4), flag(3), flag(7), flag(8)) else {
         return Ok(None);
     };
+    let dropout = ops::views::float(n.arg(5)).unwrap_or(0.0);
+    if flag(6) && dropout > 0.0 && count > 1 {
+        return Err(PassFailure("it drops out at random; export in evaluation mode, after model.eval()".into()));
+    }
     let (states, params): (Vec<ValueId>, Vec<ValueId>) =
         (n.arg(1).values().collect(), n.arg(2).values().collect());
     let mut x = b.tensor(n, 0)?;

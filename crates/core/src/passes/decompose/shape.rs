@@ -1,15 +1,9 @@
 //! Shape changes, splits, padding and constants by simpler ones.
 
-use super::{Build, PassFailure, Table, out_type};
+use super::{Build, PassFailure, Table, Values, dim, one, out_type};
 use crate::ir::{Arg, Node, ValueId};
 use crate::ops;
 use crate::symint::SymInt;
-
-type Values = Result<Option<Vec<ValueId>>, PassFailure>;
-
-fn one(v: ValueId) -> Values {
-    Ok(Some(vec![v]))
-}
 
 /// The same elements in order, under the shape of the output.
 fn reshape(b: &mut Build<'_>, n: &Node) -> Values {
@@ -45,16 +39,11 @@ fn rank(b: &Build<'_>, n: &Node) -> Result<usize, PassFailure> {
     Ok(b.ty(x).rank())
 }
 
-fn wrap(n: &Node, i: usize, rank: usize) -> Result<usize, PassFailure> {
-    let d = ops::views::int(n.arg(i)).ok_or_else(|| PassFailure(format!("argument {i} is no integer")))?;
-    Ok(if d < 0 { d + rank.max(1) as i64 } else { d } as usize)
-}
-
 fn movedim(b: &mut Build<'_>, n: &Node) -> Values {
     let (x, r) = (b.tensor(n, 0)?, rank(b, n)?);
     let mut order: Vec<usize> = (0..r).collect();
-    let d = order.remove(wrap(n, 1, r)?);
-    order.insert(wrap(n, 2, r)?, d);
+    let d = order.remove(dim(n, 1, r)?);
+    order.insert(dim(n, 2, r)?, d);
     one(b.permute(x, &order)?)
 }
 
@@ -67,7 +56,7 @@ fn reverse(b: &mut Build<'_>, n: &Node) -> Values {
 /// `chunk` and `tensor_split` are splits into sizes that are known by now.
 fn sizes(b: &mut Build<'_>, n: &Node) -> Values {
     let x = b.tensor(n, 0)?;
-    let d = wrap(n, 2, rank(b, n)?)?;
+    let d = dim(n, 2, rank(b, n)?)?;
     let sizes: Vec<SymInt> = n.outputs().iter().map(|&v| b.ty(v).shape[d].clone()).collect();
     Ok(Some(b.all(&ops::SPLIT_WITH_SIZES, [x.into(), Arg::Ints(sizes), d.into()])?))
 }
@@ -84,58 +73,10 @@ fn channel_shuffle(b: &mut Build<'_>, n: &Node) -> Values {
     one(b.op(&ops::VIEW, [y.into(), Arg::Ints(shape)])?)
 }
 
-/// `pad(self, pad, mode, value)`: constants, and edges where the runtime has a kernel of that rank.
-fn pad(b: &mut Build<'_>, n: &Node) -> Values {
-    let x = b.tensor(n, 0)?;
-    let pads = n.arg(1).clone();
-    let count = match &pads {
-        Arg::Ints(l) => l.len(),
-        _ => return Ok(None),
-    };
-    let mode = match n.arg(2) {
-        Arg::Str(s) => s.to_string(),
-        _ => "constant".into(),
-    };
-    match (&mode[..], count) {
-        ("constant", _) => {
-            let value = ops::views::float(n.arg(3)).unwrap_or(0.0);
-            one(b.op(&ops::CONSTANT_PAD_ND, [x.into(), pads, Arg::Float(value)])?)
-        }
-        ("reflect", 2) => one(b.op(&ops::REFLECTION_PAD1D, [x.into(), pads])?),
-        ("reflect", 4) => one(b.op(&ops::REFLECTION_PAD2D, [x.into(), pads])?),
-        ("replicate", 4) => one(b.op(&ops::REPLICATION_PAD2D, [x.into(), pads])?),
-        _ => Ok(None),
-    }
-}
-
-/// Constants of the output's shape.
-fn constant(b: &mut Build<'_>, n: &Node, value: Arg) -> Values {
-    let t = out_type(b, n);
-    one(b.op(&ops::FULL, [Arg::Ints(t.shape), value, t.dtype.into()])?)
-}
-fn zeros(b: &mut Build<'_>, n: &Node) -> Values {
-    constant(b, n, 0.into())
-}
-fn ones(b: &mut Build<'_>, n: &Node) -> Values {
-    constant(b, n, 1.into())
-}
-fn full(b: &mut Build<'_>, n: &Node) -> Values {
-    constant(b, n, n.arg(1).clone())
-}
-fn new_full(b: &mut Build<'_>, n: &Node) -> Values {
-    constant(b, n, n.arg(2).clone())
-}
-
-/// `arange(end)` and `arange(start, end)` with a step.
-fn arange(b: &mut Build<'_>, n: &Node) -> Values {
-    let dtype = out_type(b, n).dtype;
-    one(b.op(&ops::ARANGE_START_STEP, [n.arg(0).clone(), n.arg(1).clone(), 1.into(), dtype.into()])?)
-}
-
 /// Differences of neighbours, `n` times.
 fn diff(b: &mut Build<'_>, n: &Node) -> Values {
     let (mut x, r) = (b.tensor(n, 0)?, rank(b, n)?);
-    let d = wrap(n, 2, r)?;
+    let d = dim(n, 2, r)?;
     let parts: Vec<ValueId> =
         [n.arg(3), &Arg::Value(x), n.arg(4)].into_iter().filter_map(|a| a.values().next()).collect();
     if parts.len() > 1 {
@@ -169,22 +110,21 @@ fn meshgrid(b: &mut Build<'_>, n: &Node) -> Values {
     Ok(Some(out))
 }
 
-/// `to_size`-forms of resizing in the form with optional size and factors.
-fn resize_vec(b: &mut Build<'_>, n: &Node) -> Values {
-    let nearest = n.op().name == ops::UPSAMPLE_NEAREST2D.name;
-    let mut args = vec![n.arg(0).clone(), n.arg(1).clone()];
-    if !nearest {
-        args.push(n.arg(2).clone());
-    }
-    args.push(Arg::None);
-    one(b.op(if nearest { &ops::UPSAMPLE_NEAREST2D_VEC } else { &ops::UPSAMPLE_BILINEAR2D_VEC }, args)?)
+/// Another tensor's elements, in this one's element type and shape.
+fn copy(b: &mut Build<'_>, n: &Node) -> Values {
+    let (x, t) = (b.tensor(n, 1)?, out_type(b, n));
+    let x = b.cast(x, t.dtype)?;
+    one(b.expand(x, t.shape)?)
 }
 
-fn grid_sampler(b: &mut Build<'_>, n: &Node) -> Values {
-    if rank(b, n)? != 4 {
-        return Ok(None);
+/// Outside training nothing is dropped; the mask keeps everything.
+fn native_dropout(b: &mut Build<'_>, n: &Node) -> Values {
+    if ops::views::bool(n.arg(2)) != Some(false) {
+        return Err(PassFailure("it drops out at random; export in evaluation mode, after model.eval()".into()));
     }
-    one(b.op(&ops::GRID_SAMPLER_2D, n.args().to_vec())?)
+    let mask = b.ty(n.outputs()[1]).clone();
+    let mask = b.full(mask.shape, 1.0, mask.dtype)?;
+    Ok(Some(vec![b.tensor(n, 0)?, mask]))
 }
 
 pub(super) const TABLE: Table = &[
@@ -214,24 +154,8 @@ pub(super) const TABLE: Table = &[
     ("aten.chunk.default", sizes),
     ("aten.tensor_split.sections", sizes),
     ("aten.channel_shuffle.default", channel_shuffle),
-    ("aten.pad.default", pad),
-    ("aten.zeros.default", zeros),
-    ("aten.zeros_like.default", zeros),
-    ("aten.new_zeros.default", zeros),
-    ("aten.zero.default", zeros),
-    ("aten.empty.memory_format", zeros),
-    ("aten.empty_like.default", zeros),
-    ("aten.new_empty.default", zeros),
-    ("aten.ones.default", ones),
-    ("aten.ones_like.default", ones),
-    ("aten.new_ones.default", ones),
-    ("aten.full_like.default", full),
-    ("aten.fill.Scalar", full),
-    ("aten.new_full.default", new_full),
-    ("aten.arange.start", arange),
     ("aten.diff.default", diff),
     ("aten.meshgrid.indexing", meshgrid),
-    ("aten.upsample_nearest2d.default", resize_vec),
-    ("aten.upsample_bilinear2d.default", resize_vec),
-    ("aten.grid_sampler.default", grid_sampler),
+    ("aten.copy.default", copy),
+    ("aten.native_dropout.default", native_dropout),
 ];
