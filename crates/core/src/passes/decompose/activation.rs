@@ -161,7 +161,8 @@ fn round_decimals(b: &mut Build<'_>, n: &Node) -> Values {
         return Ok(None);
     }
     let ten = Arg::Float(10f64.powi(d.unsigned_abs().min(400) as i32));
-    let (there, back) = if d < 0 { (&ops::DIV_SCALAR, &ops::MUL_SCALAR) } else { (&ops::MUL_SCALAR, &ops::DIV_SCALAR) };
+    let (there, back) =
+        if d < 0 { (&ops::DIV_SCALAR, &ops::MUL_SCALAR) } else { (&ops::MUL_SCALAR, &ops::DIV_SCALAR) };
     let y = b.op(there, [x.into(), ten.clone()])?;
     let y = b.op(&ops::ROUND, [y.into()])?;
     one(b.op(back, [y.into(), ten])?)

@@ -11,7 +11,9 @@ use crate::ops;
 fn attention(b: &mut Build<'_>, n: &Node) -> Values {
     let (q, mut k, mut v) = (b.tensor(n, 0)?, b.tensor(n, 1)?, b.tensor(n, 2)?);
     if ops::views::float(n.arg(4)).is_some_and(|p| p != 0.0) {
-        return Err(PassFailure("it drops out at random; export in evaluation mode, after model.eval()".into()));
+        return Err(PassFailure(
+            "it drops out at random; export in evaluation mode, after model.eval()".into(),
+        ));
     }
     if ops::views::bool(n.arg(7)) == Some(true) {
         (k, v) = (repeat_heads(b, q, k)?, repeat_heads(b, q, v)?);

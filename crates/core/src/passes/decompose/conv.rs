@@ -143,7 +143,8 @@ fn plane(
     ];
     let y = b.op(&ops::CONVOLUTION, args)?;
     let out = b.ty(y).shape.clone();
-    let y = b.view(y, vec![shape[0].clone(), shape[2].clone(), out[1].clone(), out[2].clone(), out[3].clone()])?;
+    let y =
+        b.view(y, vec![shape[0].clone(), shape[2].clone(), out[1].clone(), out[2].clone(), out[3].clone()])?;
     b.permute(y, &[0, 2, 1, 3, 4])
 }
 

@@ -89,8 +89,5 @@ fn baddbmm(b: &mut Build<'_>, n: &Node) -> Values {
     one(b.op(&ops::ADD, [x.into(), p.into()])?)
 }
 
-pub(super) const TABLE: Table = &[
-    ("aten.linear.default", linear),
-    ("aten.matmul.default", matmul),
-    ("aten.baddbmm.default", baddbmm),
-];
+pub(super) const TABLE: Table =
+    &[("aten.linear.default", linear), ("aten.matmul.default", matmul), ("aten.baddbmm.default", baddbmm)];

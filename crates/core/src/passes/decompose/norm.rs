@@ -18,7 +18,8 @@ fn batch_norm(b: &mut Build<'_>, n: &Node) -> Values {
         return Ok(None);
     }
     let ty = b.ty(mean).clone();
-    let args = [n.arg(0).clone(), weight, bias, mean.into(), n.arg(4).clone(), n.arg(6).clone(), n.arg(7).clone()];
+    let args =
+        [n.arg(0).clone(), weight, bias, mean.into(), n.arg(4).clone(), n.arg(6).clone(), n.arg(7).clone()];
     let args = with_weight_and_bias(b, args, &ty)?;
     Ok(Some(b.all(&ops::NATIVE_BATCH_NORM_LEGIT_NO_TRAINING, args)?[..count].to_vec()))
 }

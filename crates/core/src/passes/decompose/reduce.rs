@@ -17,7 +17,10 @@ fn mean(b: &mut Build<'_>, n: &Node) -> Values {
 /// `var(self, dim, unbiased, keepdim)`
 fn var_dim(b: &mut Build<'_>, n: &Node) -> Values {
     let correction = i64::from(ops::views::bool(n.arg(2)) != Some(false));
-    one(b.op(&ops::VAR_CORRECTION, [n.arg(0).clone(), n.arg(1).clone(), correction.into(), n.arg(3).clone()])?)
+    one(b.op(
+        &ops::VAR_CORRECTION,
+        [n.arg(0).clone(), n.arg(1).clone(), correction.into(), n.arg(3).clone()],
+    )?)
 }
 
 /// `std` is the root of `var`.

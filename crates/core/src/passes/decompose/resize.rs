@@ -42,10 +42,11 @@ fn vec_form(b: &mut Build<'_>, n: &Node, op: &'static ops::OpDef, first: usize) 
     if let (Some(h), Some(w)) = (ops::views::float(n.arg(first)), ops::views::float(n.arg(first + 1))) {
         let sizes = &b.ty(x).shape[2..];
         let want = &out_type(b, n).shape[2..];
-        let fits = sizes.iter().zip(want).zip([h, w]).all(|((from, to), f)| match (from.known(), to.known()) {
-            (Some(from), Some(to)) => (from as f64 * f).floor() as i64 == to,
-            _ => false,
-        });
+        let fits =
+            sizes.iter().zip(want).zip([h, w]).all(|((from, to), f)| match (from.known(), to.known()) {
+                (Some(from), Some(to)) => (from as f64 * f).floor() as i64 == to,
+                _ => false,
+            });
         if !fits {
             return Err(PassFailure(format!("factors {h} and {w} do not give its size {want:?}")));
         }
@@ -134,7 +135,6 @@ fn grid_sampler(b: &mut Build<'_>, n: &Node) -> Values {
     }
     one(b.op(&ops::GRID_SAMPLER_2D, n.args().to_vec())?)
 }
-
 
 pub(super) const TABLE: Table = &[
     ("aten.upsample_nearest1d.vec", nearest1d),

@@ -115,7 +115,9 @@ fn layers(b: &mut Build<'_>, n: &Node, kind: Kind) -> Values {
     };
     let dropout = ops::views::float(n.arg(5)).unwrap_or(0.0);
     if flag(6) && dropout > 0.0 && count > 1 {
-        return Err(PassFailure("it drops out at random; export in evaluation mode, after model.eval()".into()));
+        return Err(PassFailure(
+            "it drops out at random; export in evaluation mode, after model.eval()".into(),
+        ));
     }
     let (states, params): (Vec<ValueId>, Vec<ValueId>) =
         (n.arg(1).values().collect(), n.arg(2).values().collect());

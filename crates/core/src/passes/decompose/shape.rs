@@ -120,7 +120,9 @@ fn copy(b: &mut Build<'_>, n: &Node) -> Values {
 /// Outside training nothing is dropped; the mask keeps everything.
 fn native_dropout(b: &mut Build<'_>, n: &Node) -> Values {
     if ops::views::bool(n.arg(2)) != Some(false) {
-        return Err(PassFailure("it drops out at random; export in evaluation mode, after model.eval()".into()));
+        return Err(PassFailure(
+            "it drops out at random; export in evaluation mode, after model.eval()".into(),
+        ));
     }
     let mask = b.ty(n.outputs()[1]).clone();
     let mask = b.full(mask.shape, 1.0, mask.dtype)?;
