@@ -9,6 +9,15 @@ import pytest
 import kit
 
 
+def pytest_collection_modifyitems(items):
+    """Checks in known_failures.txt are expected to fail: open work, by name. What works again is reported as XPASS."""
+    lines = (kit.HERE / "known_failures.txt").read_text().splitlines()
+    known = {line.split(" ", 1)[0] for line in lines if line and not line.startswith("#")}
+    for item in items:
+        if item.nodeid.split("/")[-1] in known:
+            item.add_marker(pytest.mark.xfail(reason="known_failures.txt"))
+
+
 @pytest.fixture(scope="session")
 def runtime():
     worker = kit.Runtime()

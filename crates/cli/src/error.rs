@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// Why a command failed. Every variant exits with 1; wrong usage (2) is clap's.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CliError {
@@ -37,7 +37,31 @@ pub enum CliError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A command line that asks for what cannot be.
+    #[error("{0}")]
+    Usage(String),
+    /// Calibration or evaluation that failed on the contents of a file.
+    #[error("{}: {source}", path.display())]
+    Sample {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<lowbit_core::flow::Error>,
+    },
     /// Anything the other variants do not say better.
     #[error("{0}")]
     Other(String),
+}
+
+impl CliError {
+    /// 2 when the command line itself is wrong, 1 when the work failed.
+    pub fn exit_code(&self) -> u8 {
+        use lowbit_core::backend::BackendError::{BadOption, NotLinked, UnknownRecipe};
+        let usage = matches!(
+            self,
+            CliError::Usage(_)
+                | CliError::Backend(NotLinked { .. } | UnknownRecipe { .. } | BadOption { .. })
+        );
+        if usage { 2 } else { 1 }
+    }
 }

@@ -1,8 +1,15 @@
 //! Matrix products. The `rten-gemm` crate computes large ones; nothing else here knows it.
 
 use crate::kernel::KernelError;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::{Matrix, NdTensorView};
+use std::sync::LazyLock;
+
+/// One thread: the crate splits work by the number of threads it finds, and sums in another order with each number.
+/// Results must not depend on that.
+static POOL: LazyLock<Option<ThreadPool>> =
+    LazyLock::new(|| ThreadPoolBuilder::new().num_threads(1).build().ok());
 
 thread_local! {
     /// Picks its kernel for this CPU once; it cannot be shared between threads.
@@ -62,8 +69,11 @@ pub fn gemm(a: Mat<'_>, b: Mat<'_>, out: &mut [f32]) -> Result<(), KernelError> 
         }
         return Ok(());
     }
-    let (left, right) = (GemmInputA::Unpacked(a.view()?), GemmInputB::Unpacked(b.view()?));
-    EXECUTOR
-        .with(|e| e.gemm(out, left, right, GemmOptions::default()))
-        .map_err(|e| KernelError(format!("matrix product {:?} x {:?}: {e:?}", a.size, b.size)))
+    let (left, right) = (a.view()?, b.view()?);
+    let run = || {
+        let (left, right) = (GemmInputA::Unpacked(left), GemmInputB::Unpacked(right));
+        EXECUTOR.with(|e| e.gemm(out, left, right, GemmOptions::default()))
+    };
+    let pool = POOL.as_ref().ok_or_else(|| KernelError::new("the system gives no thread to compute on"))?;
+    pool.install(run).map_err(|e| KernelError(format!("matrix product {:?} x {:?}: {e:?}", a.size, b.size)))
 }

@@ -73,10 +73,18 @@ pub(super) fn quantize(
     report.seconds.prepare = timer.lap();
 
     if prepared.needs_data() {
+        if calibration.is_empty() {
+            let recipe = report.recipe.clone().unwrap_or_default();
+            return Err(CliError::Usage(format!(
+                "recipe {recipe} finds ranges from data: give some with --calibrate, or take a dynamic recipe \
+                 (`lowbit backends` lists them)"
+            )));
+        }
         let mut session = prepared.load(&executor)?;
         let bar = progress("calibrating", quiet);
         calibration.each(float, &mut |call| {
-            prepared.calibrate(&mut *session, &call.inputs)?;
+            let done = prepared.calibrate(&mut *session, &call.inputs);
+            done.map_err(|source| CliError::Sample { path: call.file.clone(), source: Box::new(source) })?;
             bar.inc(1);
             Ok(())
         })?;
@@ -97,7 +105,8 @@ pub(super) fn quantize(
         let mut evaluator = Evaluator::new(float, &converted, &executor)?;
         let bar = progress("evaluating", quiet);
         evaluation.each(float, &mut |call| {
-            evaluator.add(&call.inputs, call.labels.as_deref())?;
+            let done = evaluator.add(&call.inputs, call.labels.as_deref());
+            done.map_err(|source| CliError::Sample { path: call.file.clone(), source: Box::new(source) })?;
             bar.inc(1);
             Ok(())
         })?;
@@ -135,7 +144,7 @@ impl Calls for Dataset {
 }
 
 fn globs(patterns: &[String]) -> Result<GlobSet, CliError> {
-    let bad = |e: globset::Error| CliError::Other(format!("--skip: {e}"));
+    let bad = |e: globset::Error| CliError::Usage(format!("--skip: {e}"));
     let mut set = GlobSetBuilder::new();
     for p in patterns {
         set.add(Glob::new(p).map_err(bad)?);

@@ -42,6 +42,8 @@ pub enum DataError {
 /// One call of the program.
 #[derive(Clone, Debug)]
 pub struct Call {
+    /// The file it comes from.
+    pub file: PathBuf,
     /// One tensor an input.
     pub inputs: Vec<Tensor>,
     /// The labels of this call, when there are any.
@@ -140,10 +142,14 @@ impl Dataset {
                 calls.len()
             )));
         }
+        if count == 0 {
+            return Err(fail("it holds no samples".into()));
+        }
         let mut labels = self.labels(&others, count).map_err(fail)?;
         let mut columns: Vec<_> = per_input.into_iter().map(|(_, c)| c.into_iter()).collect();
         Ok((0..count)
             .map(|i| Call {
+                file: path.into(),
                 inputs: columns.iter_mut().filter_map(Iterator::next).collect(),
                 labels: labels.as_mut().map(|l| std::mem::take(&mut l[i])),
             })

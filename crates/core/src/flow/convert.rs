@@ -383,6 +383,7 @@ impl Converted {
             .filter(|n| *program.graph.node(*n).op() == ops::CHOOSE_QPARAMS)
             .filter(|n| {
                 program.graph.node(*n).operands().next().is_some_and(|v| program.graph.ty(v).rank() >= 2)
+                    && feeds_products(&program, *n)
             })
             .collect();
         for n in chains {
@@ -394,6 +395,30 @@ impl Converted {
         verify(&program).map_err(|errors| PassError::Invalid { pass: "device_program", errors })?;
         Ok(program)
     }
+}
+
+/// Whether what this chain quantizes is read by linear layers and matrix products alone. Convolutions take one scale for
+/// each image, which is what the chain computes for a batch of one.
+fn feeds_products(program: &Program, choose: NodeId) -> bool {
+    let g = &program.graph;
+    let chain = g.users(g.node(choose).outputs()[0]);
+    let mut readers = chain
+        .iter()
+        .filter(|&&n| *g.node(n).op() == ops::DEQUANTIZE_PER_TENSOR_TENSOR)
+        .flat_map(|&n| g.users(g.node(n).output()));
+    readers.all(|n| {
+        [
+            "aten.linear",
+            "aten.addmm",
+            "aten.mm",
+            "aten.matmul",
+            "aten.bmm",
+            "aten.view",
+            "aten.reshape",
+            "aten.t",
+        ]
+        .contains(&g.node(n).op().packet())
+    })
 }
 
 /// Replaces one `choose_qparams → quantize → dequantize` chain by its per-row form.
