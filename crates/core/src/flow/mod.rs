@@ -41,12 +41,12 @@ pub enum Error {
     Unobserved(Vec<String>),
     /// Calibration data that is not finite.
     #[error(
-        "calibration sample {sample}: input {input:?} holds {count} NaN or infinite elements; clean the data"
+        "calibration sample {sample}: input {input} holds {count} NaN or infinite elements; clean the data"
     )]
     NotFinite {
         /// Sample number, from 0.
         sample: usize,
-        /// The input's name.
+        /// The input's name and number.
         input: String,
         /// How many elements.
         count: usize,

@@ -160,11 +160,15 @@ impl Prepared {
     /// # Errors
     /// When inputs do not fit, or hold NaN or infinities: names the sample and the input.
     pub fn calibrate(&mut self, session: &mut dyn Session, inputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
-        for (t, name) in inputs.iter().zip(&self.program.signature.inputs) {
+        for (i, (t, name)) in inputs.iter().zip(&self.program.signature.inputs).enumerate() {
             let bad =
                 if t.dtype().is_float() { t.to_f32().iter().filter(|x| !x.is_finite()).count() } else { 0 };
             if bad > 0 {
-                return Err(Error::NotFinite { sample: self.samples, input: name.to_string(), count: bad });
+                return Err(Error::NotFinite {
+                    sample: self.samples,
+                    input: format!("{name} (in{i})"),
+                    count: bad,
+                });
             }
         }
         let Prepared { watch, observers, not_finite, .. } = self;

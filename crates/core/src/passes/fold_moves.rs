@@ -138,7 +138,7 @@ fn permuted(t: &Tensor, order: &[usize]) -> Option<Tensor> {
 fn cut(t: &Tensor, d: usize, start: usize, len: usize) -> Option<Tensor> {
     let inner = t.shape()[d + 1..].iter().product::<usize>() * t.dtype().size();
     let row = t.shape()[d] * inner;
-    let rows = if row == 0 { 0 } else { t.bytes().len() / row };
+    let rows = t.bytes().len().checked_div(row).unwrap_or(0);
     let mut out = Vec::with_capacity(rows * len * inner);
     for r in 0..rows {
         out.extend_from_slice(t.bytes().get(r * row + start * inner..r * row + (start + len) * inner)?);
