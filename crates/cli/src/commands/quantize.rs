@@ -162,7 +162,7 @@ fn check_skips(patterns: &[String], program: &Program) -> Result<(), CliError> {
     for p in patterns {
         let set = globs(std::slice::from_ref(p))?;
         if !paths.iter().any(|path| set.is_match(path)) {
-            return Err(CliError::Other(format!(
+            return Err(CliError::Usage(format!(
                 "--skip {p:?} matches no module; modules are: {}",
                 paths.join(", ")
             )));
