@@ -1,5 +1,6 @@
 //! The kernel interface: what a kernel sees of one call, and the table of all kernels.
 
+use crate::simd::Isa;
 use lowbit_core::dtype::DType;
 use lowbit_core::ops::OpDef;
 use lowbit_core::tensor::Element;
@@ -206,6 +207,8 @@ pub struct KernelCall<'a> {
     pub args: &'a [ConcreteArg],
     /// Its operands, by slot.
     pub inputs: &'a [TensorRef<'a>],
+    /// What the CPU has, or is allowed to use.
+    pub isa: Isa,
 }
 
 impl<'a> KernelCall<'a> {

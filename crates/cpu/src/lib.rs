@@ -12,13 +12,16 @@
 //! let y = session.run(&[x], &mut |_, _| {}).unwrap();
 //! assert_eq!(y[0].to_f32(), [0.0, 2.0].as_slice());
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // allowed in `simd` alone
 
-mod gemm;
+mod dense;
 pub mod kernel;
 mod kernels;
 mod math;
+mod memory;
 mod plan;
 mod session;
+mod simd;
 
 pub use session::CpuExecutor;
+pub use simd::Isa;

@@ -1,7 +1,12 @@
 //! Sessions: a loaded program with its plans and the state of its buffers.
 
-use crate::kernel::{KernelCall, TensorMut, TensorRef};
-use crate::plan::{Place, Plan};
+use crate::dense::Epilogue;
+use crate::dense::conv::convolve;
+use crate::dense::gemm::multiply;
+use crate::kernel::{KernelCall, KernelError, TensorMut, TensorRef};
+use crate::memory::Aligned;
+use crate::plan::{Layout, Place, Plan, Run, Shared, Step, constant_values, reorder};
+use crate::simd::Isa;
 use bytes::Bytes;
 use lowbit_core::dtype::DType;
 use lowbit_core::executor::{Executor, Probe, RunError, Session};
@@ -13,7 +18,16 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Runs programs on this machine's CPU.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
-pub struct CpuExecutor {}
+pub struct CpuExecutor {
+    isa: Isa,
+}
+
+impl CpuExecutor {
+    /// Runs with this instruction set rather than the best one. Results are the same bits.
+    pub fn with_isa(isa: Isa) -> Self {
+        CpuExecutor { isa }
+    }
+}
 
 impl Executor for CpuExecutor {
     fn load(&self, program: &Program, watch: &[ValueId]) -> Result<Box<dyn Session>, RunError> {
@@ -26,6 +40,9 @@ impl Executor for CpuExecutor {
         Ok(Box::new(CpuSession {
             state: program.constants.iter().map(|(_, c)| c.tensor.clone()).collect(),
             watch: watch.iter().copied().collect(),
+            constant: constant_values(program),
+            shared: Shared::default(),
+            isa: self.isa,
             program: program.clone(),
             plans: BTreeMap::new(),
             buffers: Vec::new(),
@@ -40,20 +57,29 @@ struct CpuSession {
     /// Constants by id; mutated buffers change from run to run.
     state: Vec<Tensor>,
     watch: BTreeSet<ValueId>,
+    /// By value: whether it is the same in every run.
+    constant: Vec<bool>,
+    isa: Isa,
     plans: BTreeMap<Bindings, Plan>,
-    /// Backing memory, in words so that every element type is aligned; shared by all plans.
-    buffers: Vec<Vec<u64>>,
+    /// What the plans have in common.
+    shared: Shared,
+    /// Backing memory of all plans.
+    buffers: Vec<Aligned>,
 }
 
-/// A tensor over bytes that a view borrows.
-fn view<'a>(dtype: DType, shape: &[usize], bytes: &'a [u8]) -> TensorView<'a> {
+/// A tensor over bytes that a view borrows, in the order that the program has its dimensions.
+fn view<'a>(dtype: DType, dims: &[usize], layout: Layout, bytes: &'a [u8]) -> TensorView<'a> {
     macro_rules! view {
-        ($variant:ident) => {
-            TensorView::$variant(
-                ndarray::ArrayViewD::from_shape(ndarray::IxDyn(shape), bytemuck::cast_slice(bytes))
-                    .expect("a slot's bytes fit its shape"),
-            )
-        };
+        ($variant:ident) => {{
+            let mut v = ndarray::ArrayViewD::from_shape(ndarray::IxDyn(dims), bytemuck::cast_slice(bytes))
+                .expect("a slot's bytes fit its shape");
+            if layout == Layout::ChannelsLast {
+                let rank = dims.len();
+                let axes: Vec<usize> = [0, rank - 1].into_iter().chain(1..rank - 1).collect();
+                v = v.permuted_axes(axes);
+            }
+            TensorView::$variant(v)
+        }};
     }
     match dtype {
         DType::F32 => view!(F32),
@@ -71,103 +97,153 @@ fn view<'a>(dtype: DType, shape: &[usize], bytes: &'a [u8]) -> TensorView<'a> {
 }
 
 /// Everything a value's bytes may lie in.
+#[derive(Copy, Clone)]
 struct Memory<'a> {
+    plan: &'a Plan,
     inputs: &'a [Tensor],
     state: &'a [Tensor],
-    buffers: &'a [Vec<u64>],
+    buffers: &'a [Aligned],
 }
 
 impl<'a> Memory<'a> {
-    fn bytes(&self, plan: &Plan, v: ValueId) -> &'a [u8] {
-        let slot = &plan.slots[v.index()];
-        let len = slot.shape.iter().product::<usize>() * slot.dtype.size();
-        match slot.place {
+    fn bytes(&self, slot: usize) -> &'a [u8] {
+        let root = &self.plan.slots[self.plan.root(slot)];
+        match root.place {
             Place::Input(i) => self.inputs[i].bytes(),
             Place::Const(c) => self.state[c].bytes(),
-            Place::Buffer(b) => &bytemuck::cast_slice(&self.buffers[b])[..len],
-            Place::Nowhere => &[],
+            Place::Folded(i) => self.plan.folded[i].bytes(),
+            Place::Buffer(b) => &self.buffers[b].bytes()[..root.bytes()],
+            Place::Alias(_) | Place::Nowhere => &[],
         }
     }
 
-    fn tensor(&self, plan: &'a Plan, v: ValueId) -> TensorRef<'a> {
-        let slot = &plan.slots[v.index()];
-        TensorRef { dtype: slot.dtype, shape: &slot.shape, bytes: self.bytes(plan, v) }
+    fn f32(&self, slot: usize) -> &'a [f32] {
+        bytemuck::cast_slice(self.bytes(slot))
+    }
+
+    /// For kernels: sizes in the order of memory, or as the program has them.
+    fn tensor(&self, slot: usize, logical: bool) -> TensorRef<'a> {
+        let s = &self.plan.slots[slot];
+        TensorRef { dtype: s.dtype, shape: if logical { &s.shape } else { &s.dims }, bytes: self.bytes(slot) }
+    }
+
+    fn show(&self, watched: &[(ValueId, usize)], probe: &mut Probe<'_>) {
+        for &(v, slot) in watched {
+            let s = &self.plan.slots[slot];
+            probe(v, view(s.dtype, &s.dims, s.layout, self.bytes(slot)));
+        }
+    }
+
+    fn copy(&self, slot: usize) -> Tensor {
+        let s = &self.plan.slots[slot];
+        Tensor::from_bytes(s.dtype, &s.shape, Bytes::copy_from_slice(self.bytes(slot)))
+            .expect("a slot's bytes fit its shape")
+    }
+}
+
+impl CpuSession {
+    /// Plans for these symbols, unless there is a plan, and makes room for what it needs.
+    fn prepare(&mut self, bindings: &Bindings) -> Result<(), RunError> {
+        if !self.plans.contains_key(bindings) {
+            let (program, shared) = (&self.program, &mut self.shared);
+            let plan = Plan::new(program, bindings, &self.watch, &self.constant, shared, self.isa)?;
+            self.plans.insert(bindings.clone(), plan);
+        }
+        let plan = &self.plans[bindings];
+        if self.buffers.len() < plan.buffers.len() {
+            self.buffers.resize_with(plan.buffers.len(), Aligned::default);
+        }
+        for (have, &want) in self.buffers.iter_mut().zip(&plan.buffers) {
+            have.grow(want);
+        }
+        Ok(())
+    }
+}
+
+/// Carries out one step; its outputs' buffers have been taken out of `memory`.
+fn carry_out(
+    step: &Step,
+    program: &Program,
+    memory: Memory<'_>,
+    outs: &mut [&mut [u8]],
+    isa: Isa,
+) -> Result<(), KernelError> {
+    let plan = memory.plan;
+    let epilogue = |clamp| Epilogue { residual: step.inputs.get(1).map(|&r| memory.f32(r)), clamp };
+    match &step.run {
+        Run::Nothing => Ok(()),
+        Run::Reorder => {
+            let (from, to) = (&plan.slots[step.inputs[0]], &plan.slots[step.outputs[0]]);
+            let last = to.layout == Layout::ChannelsLast;
+            reorder(&from.shape, from.dtype.size(), memory.bytes(step.inputs[0]), outs[0], last);
+            Ok(())
+        }
+        Run::Convolve(g, filter, clamp) => {
+            let out = bytemuck::cast_slice_mut(outs[0]);
+            convolve(isa, g, filter, memory.f32(step.inputs[0]), out, epilogue(*clamp));
+            Ok(())
+        }
+        Run::Multiply(p, clamp) => {
+            let (x, depth) = (memory.f32(step.inputs[0]), p.panels.depth);
+            let out = bytemuck::cast_slice_mut::<u8, f32>(outs[0]);
+            let rows = out.len().checked_div(p.panels.columns).unwrap_or(0);
+            multiply(isa, x, rows, depth, &p.panels, &p.bias, out, epilogue(*clamp));
+            Ok(())
+        }
+        Run::Kernel(kernel) | Run::ChannelsLast(kernel) => {
+            let logical = matches!(step.run, Run::ChannelsLast(_));
+            let operands: Vec<TensorRef<'_>> =
+                step.inputs.iter().map(|&s| memory.tensor(s, logical)).collect();
+            let shape = |s: &usize| {
+                let slot = &plan.slots[*s];
+                (slot.dtype, if logical { &slot.shape[..] } else { &slot.dims[..] })
+            };
+            let mut outs: Vec<TensorMut<'_>> = step
+                .outputs
+                .iter()
+                .map(shape)
+                .zip(outs)
+                .map(|((dtype, shape), bytes)| TensorMut { dtype, shape, bytes })
+                .collect();
+            let op = program.graph.node(step.node).op();
+            kernel(&KernelCall { op, args: &step.args, inputs: &operands, isa }, &mut outs)
+        }
     }
 }
 
 impl Session for CpuSession {
     fn run(&mut self, inputs: &[Tensor], probe: &mut Probe<'_>) -> Result<Vec<Tensor>, RunError> {
         let bindings = self.program.bind(inputs)?;
-        if !self.plans.contains_key(&bindings) {
-            let plan = Plan::new(&self.program, &bindings, &self.watch)?;
-            self.plans.insert(bindings.clone(), plan);
-        }
+        self.prepare(&bindings)?;
         let plan = &self.plans[&bindings];
-        if self.buffers.len() < plan.buffers.len() {
-            self.buffers.resize_with(plan.buffers.len(), Vec::new);
-        }
-        for (have, &want) in self.buffers.iter_mut().zip(&plan.buffers) {
-            let words = want.div_ceil(8);
-            if have.len() < words {
-                have.resize(words, 0);
-            }
-        }
-        let show = |memory: &Memory<'_>, values: &[ValueId], probe: &mut Probe<'_>| {
-            for &v in values {
-                let t = memory.tensor(plan, v);
-                probe(v, view(t.dtype, t.shape, t.bytes));
-            }
-        };
-        let memory = Memory { inputs, state: &self.state, buffers: &self.buffers };
-        show(&memory, &plan.watched_first, probe);
+        let state = &self.state[..];
+        Memory { plan, inputs, state, buffers: &self.buffers }.show(&plan.watched_first, probe);
         for step in &plan.steps {
-            if let Some(kernel) = step.kernel {
-                // Outputs are taken out, so that inputs can be borrowed beside them; a step never reads what it writes.
-                let mut taken: Vec<(usize, Vec<u64>)> = vec![];
-                for v in &step.outputs {
-                    if let Place::Buffer(b) = plan.slots[v.index()].place {
-                        taken.push((b, std::mem::take(&mut self.buffers[b])));
-                    }
+            // Outputs are taken out, so that inputs can be borrowed beside them; a step never reads what it writes.
+            let mut taken: Vec<(usize, usize, Aligned)> = vec![];
+            for &s in &step.outputs {
+                if let Place::Buffer(b) = plan.slots[s].place {
+                    taken.push((b, plan.slots[s].bytes(), std::mem::take(&mut self.buffers[b])));
                 }
-                let memory = Memory { inputs, state: &self.state, buffers: &self.buffers };
-                let operands: Vec<TensorRef<'_>> =
-                    step.inputs.iter().map(|&v| memory.tensor(plan, v)).collect();
-                let mut outs: Vec<TensorMut<'_>> = step
-                    .outputs
-                    .iter()
-                    .zip(&mut taken)
-                    .map(|(v, (_, words))| {
-                        let slot = &plan.slots[v.index()];
-                        let len = slot.shape.iter().product::<usize>() * slot.dtype.size();
-                        let bytes = &mut bytemuck::cast_slice_mut(words)[..len];
-                        TensorMut { dtype: slot.dtype, shape: &slot.shape, bytes }
-                    })
-                    .collect();
-                let op = self.program.graph.node(step.node).op();
-                let call = KernelCall { op, args: &step.args, inputs: &operands };
-                let result = kernel(&call, &mut outs);
-                for (b, words) in taken {
-                    self.buffers[b] = words;
-                }
-                result.map_err(|e| RunError::node(&self.program, step.node, e.0))?;
             }
-            let memory = Memory { inputs, state: &self.state, buffers: &self.buffers };
-            show(&memory, &step.watched, probe);
+            let memory = Memory { plan, inputs, state, buffers: &self.buffers };
+            let mut outs: Vec<&mut [u8]> =
+                taken.iter_mut().map(|(_, len, memory)| &mut memory.bytes_mut()[..*len]).collect();
+            let result = carry_out(step, &self.program, memory, &mut outs, self.isa);
+            for (b, _, memory) in taken {
+                self.buffers[b] = memory;
+            }
+            result.map_err(|e| RunError::node(&self.program, step.node, e.0))?;
+            Memory { plan, inputs, state, buffers: &self.buffers }.show(&step.watched, probe);
         }
-        let memory = Memory { inputs, state: &self.state, buffers: &self.buffers };
-        let copy = |v: ValueId| -> Tensor {
-            let t = memory.tensor(plan, v);
-            Tensor::from_bytes(t.dtype, t.shape, Bytes::copy_from_slice(t.bytes))
-                .expect("a slot's bytes fit its shape")
-        };
-        let outputs: Vec<Tensor> = self.program.user_outputs().iter().map(|&v| copy(v)).collect();
-        let updates: Vec<(MutationTarget, Tensor)> =
-            self.program.mutations().map(|(target, v)| (target, copy(v))).collect();
-        for (target, tensor) in updates {
+        let memory = Memory { plan, inputs, state, buffers: &self.buffers };
+        let mut results: Vec<Tensor> = plan.results.iter().map(|&s| memory.copy(s)).collect();
+        let updates = results.split_off(self.program.user_outputs().len());
+        for ((target, _), tensor) in self.program.mutations().zip(updates) {
             if let MutationTarget::Buffer(c) = target {
                 self.state[c.index()] = tensor;
             }
         }
-        Ok(outputs)
+        Ok(results)
     }
 }

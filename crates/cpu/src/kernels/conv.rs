@@ -1,135 +1,12 @@
 //! Convolutions, in C order: patches as a matrix, then a product; depthwise ones directly.
 
 use super::Table;
-use crate::gemm::{Mat, gemm};
+use crate::dense::gemm::{Mat, gemm};
+use crate::dense::geometry::Geometry;
 use crate::kernel::{KernelCall, KernelError, TensorMut, TensorRef};
+use crate::simd::Isa;
 
 type Result = std::result::Result<(), KernelError>;
-
-/// The numbers of a convolution with three spatial dimensions; fewer are padded with ones in front.
-#[derive(Clone, Debug)]
-pub(crate) struct Geometry {
-    pub batch: usize,
-    pub groups: usize,
-    /// Channels of the larger ("image") and the smaller ("columns") side, all groups.
-    pub in_channels: usize,
-    pub out_channels: usize,
-    pub input: [usize; 3],
-    pub output: [usize; 3],
-    pub kernel: [usize; 3],
-    pub stride: [usize; 3],
-    pub dilation: [usize; 3],
-    /// Padding before each dimension.
-    pub padding: [i64; 3],
-}
-
-fn three(v: &[i64], fill: i64) -> [i64; 3] {
-    let mut out = [fill; 3];
-    let n = v.len();
-    out[3 - n..].copy_from_slice(v);
-    out
-}
-
-fn sizes(v: &[usize]) -> [usize; 3] {
-    let mut out = [1; 3];
-    out[3 - v.len()..].copy_from_slice(v);
-    out
-}
-
-impl Geometry {
-    fn new(
-        x: &[usize],
-        w: &[usize],
-        out: &[usize],
-        stride: &[i64],
-        padding: &[i64],
-        dilation: &[i64],
-        groups: i64,
-    ) -> Geometry {
-        let n = w.len() - 2;
-        let first = x.len() - n;
-        Geometry {
-            batch: if first == 2 { x[0] } else { 1 },
-            groups: groups as usize,
-            in_channels: x[first - 1],
-            out_channels: out[first - 1],
-            input: sizes(&x[first..]),
-            output: sizes(&out[first..]),
-            kernel: sizes(&w[2..]),
-            stride: three(stride, 1).map(|v| v as usize),
-            dilation: three(dilation, 1).map(|v| v as usize),
-            padding: three(padding, 0),
-        }
-    }
-
-    fn taps(&self) -> usize {
-        self.kernel.iter().product()
-    }
-
-    /// For output position `o` and tap `k` along dimension `d`: the input index, if inside.
-    fn source(&self, d: usize, o: usize, k: usize) -> Option<usize> {
-        let i = (o * self.stride[d] + k * self.dilation[d]) as i64 - self.padding[d];
-        (0..self.input[d] as i64).contains(&i).then_some(i as usize)
-    }
-
-    /// Calls `f(row offset in columns, row offset in image, first and last column inside, image column step)` for every
-    /// tap and every output row; columns outside are left alone.
-    fn for_each_row(&self, mut f: impl FnMut(usize, usize, std::ops::Range<usize>, usize, usize)) {
-        let [_, kh, kw] = self.kernel;
-        let [od, oh, ow] = self.output;
-        for t in 0..self.taps() {
-            let (a, b, c) = (t / (kh * kw), t / kw % kh, t % kw);
-            // Columns whose source lies inside: a contiguous range.
-            let start = (0..ow).find(|&o| self.source(2, o, c).is_some()).unwrap_or(ow);
-            let end = (start..ow).rev().find(|&o| self.source(2, o, c).is_some()).map_or(start, |e| e + 1);
-            for z in 0..od {
-                let Some(iz) = self.source(0, z, a) else { continue };
-                for y in 0..oh {
-                    let Some(iy) = self.source(1, y, b) else { continue };
-                    if start == end {
-                        continue;
-                    }
-                    let row = (iz * self.input[1] + iy) * self.input[2];
-                    let first = self.source(2, start, c).unwrap_or(0);
-                    f(t, (z * oh + y) * ow, start..end, row + first, self.stride[2]);
-                }
-            }
-        }
-    }
-
-    /// Patches of `channels` planes as a matrix `[channels · taps, output positions]`.
-    fn columns(&self, image: &[f32], channels: usize, cols: &mut [f32]) {
-        cols.fill(0.0);
-        let (plane, positions): (usize, usize) = (self.input.iter().product(), self.output.iter().product());
-        let taps = self.taps();
-        self.for_each_row(|t, row, inside, from, step| {
-            for ch in 0..channels {
-                let base = (ch * taps + t) * positions + row;
-                let to = &mut cols[base + inside.start..base + inside.end];
-                let src = &image[ch * plane + from..];
-                if step == 1 {
-                    to.copy_from_slice(&src[..to.len()]);
-                } else {
-                    to.iter_mut().enumerate().for_each(|(i, o)| *o = src[i * step]);
-                }
-            }
-        });
-    }
-
-    /// The inverse: adds every patch element to where it came from.
-    fn scatter(&self, cols: &[f32], channels: usize, image: &mut [f32]) {
-        let (plane, positions): (usize, usize) = (self.input.iter().product(), self.output.iter().product());
-        let taps = self.taps();
-        self.for_each_row(|t, row, inside, to, step| {
-            for ch in 0..channels {
-                let base = (ch * taps + t) * positions + row;
-                let src = &cols[base + inside.start..base + inside.end];
-                let place = &mut image[ch * plane + to..];
-                src.iter().enumerate().for_each(|(i, v)| place[i * step] += v);
-            }
-        });
-    }
-}
 
 fn add_bias(out: &mut [f32], bias: Option<&[f32]>, channels: usize, positions: usize) {
     let Some(bias) = bias else { return };
@@ -140,7 +17,14 @@ fn add_bias(out: &mut [f32], bias: Option<&[f32]>, channels: usize, positions: u
 }
 
 /// A convolution of dense `f32`.
-pub(crate) fn forward(g: &Geometry, x: &[f32], w: &[f32], bias: Option<&[f32]>, out: &mut [f32]) -> Result {
+pub(crate) fn forward(
+    isa: Isa,
+    g: &Geometry,
+    x: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) -> Result {
     let (plane, positions): (usize, usize) = (g.input.iter().product(), g.output.iter().product());
     let (ic, oc) = (g.in_channels / g.groups, g.out_channels / g.groups);
     let taps = g.taps();
@@ -173,7 +57,7 @@ pub(crate) fn forward(g: &Geometry, x: &[f32], w: &[f32], bias: Option<&[f32]>, 
                 g.columns(image, ic, &mut cols);
                 &cols
             };
-            gemm(Mat::dense(weight, oc, ic * taps), Mat::dense(patches, ic * taps, positions), result)?;
+            gemm(isa, Mat::dense(weight, oc, ic * taps), Mat::dense(patches, ic * taps, positions), result)?;
         }
     }
     add_bias(out, bias, g.out_channels, positions);
@@ -182,7 +66,7 @@ pub(crate) fn forward(g: &Geometry, x: &[f32], w: &[f32], bias: Option<&[f32]>, 
 
 /// A transposed convolution: the adjoint of [`forward`] with input and output exchanged. `g` describes that forward
 /// convolution, from the result (its input) to `x` (its output).
-fn backward(g: &Geometry, x: &[f32], w: &[f32], bias: Option<&[f32]>, out: &mut [f32]) -> Result {
+fn backward(isa: Isa, g: &Geometry, x: &[f32], w: &[f32], bias: Option<&[f32]>, out: &mut [f32]) -> Result {
     let (plane, positions): (usize, usize) = (g.input.iter().product(), g.output.iter().product());
     let (big, small) = (g.in_channels / g.groups, g.out_channels / g.groups);
     let taps = g.taps();
@@ -194,7 +78,7 @@ fn backward(g: &Geometry, x: &[f32], w: &[f32], bias: Option<&[f32]>, out: &mut 
             let weight = &w[group * small * big * taps..][..small * big * taps];
             let image = &mut out[(b * g.in_channels + group * big) * plane..][..big * plane];
             let weight = Mat::dense(weight, small, big * taps).t();
-            gemm(weight, Mat::dense(source, small, positions), &mut cols)?;
+            gemm(isa, weight, Mat::dense(source, small, positions), &mut cols)?;
             g.scatter(&cols, big, image);
         }
     }
@@ -218,8 +102,18 @@ fn run(
     Ok(())
 }
 
-/// `conv(input, weight, bias, stride, padding, dilation, groups)`; padding may be `"same"` or `"valid"`.
-fn conv(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
+/// The geometry of a forward convolution; `None` for a transposed one. Looks at shapes only.
+///
+/// `conv(input, weight, bias, stride, padding, dilation, groups)`, where padding may be `"same"` or `"valid"`, or
+/// `convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups)`.
+pub(crate) fn geometry(
+    c: &KernelCall<'_>,
+    out: &[usize],
+) -> std::result::Result<Option<Geometry>, KernelError> {
+    let core = c.op.short_name() == "convolution";
+    if core && c.bool(6)? {
+        return Ok(None);
+    }
     let w = c.tensor(1)?.shape;
     let n = w.len() - 2;
     let (stride, dilation) = (c.widened(3, n, &vec![1; n])?, c.widened(5, n, &vec![1; n])?);
@@ -229,8 +123,19 @@ fn conv(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
         Some(_) => vec![0; n],
         None => c.widened(4, n, &vec![0; n])?,
     };
-    let g = Geometry::new(c.tensor(0)?.shape, w, outs[0].shape, &stride, &padding, &dilation, c.int(6)?);
-    run(c, &mut outs[0], |x, w, b, o| forward(&g, x, w, b, o))
+    let groups = c.int(if core { 8 } else { 6 })?;
+    Ok(Some(Geometry::new(c.tensor(0)?.shape, w, out, &stride, &padding, &dilation, groups)))
+}
+
+fn conv(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
+    let Some(g) = geometry(c, outs[0].shape)? else {
+        // A transposed `convolution`.
+        let n = c.tensor(1)?.shape.len() - 2;
+        let (stride, padding, dilation) =
+            (c.widened(3, n, &vec![1; n])?, c.widened(4, n, &vec![0; n])?, c.widened(5, n, &vec![1; n])?);
+        return transposed(c, &mut outs[0], &stride, &padding, &dilation, c.int(8)?);
+    };
+    run(c, &mut outs[0], |x, w, b, o| forward(c.isa, &g, x, w, b, o))
 }
 
 fn transposed(
@@ -243,7 +148,7 @@ fn transposed(
 ) -> Result {
     let (x, w) = (c.tensor(0)?.shape, c.tensor(1)?.shape);
     let g = Geometry::new(out.shape, w, x, stride, padding, dilation, groups);
-    run(c, out, |x, w, b, o| backward(&g, x, w, b, o))
+    run(c, out, |x, w, b, o| backward(c.isa, &g, x, w, b, o))
 }
 
 /// `conv_transpose(input, weight, bias, stride, padding, output_padding, groups, dilation)`
@@ -253,20 +158,6 @@ fn conv_transpose(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let (stride, padding, dilation) =
         (c.widened(3, n, &ones)?, c.widened(4, n, &zeros)?, c.widened(7, n, &ones)?);
     transposed(c, &mut outs[0], &stride, &padding, &dilation, c.int(6)?)
-}
-
-/// `convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups)`
-fn convolution(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
-    let n = c.tensor(1)?.shape.len() - 2;
-    let (ones, zeros) = (vec![1; n], vec![0; n]);
-    let (stride, padding, dilation) =
-        (c.widened(3, n, &ones)?, c.widened(4, n, &zeros)?, c.widened(5, n, &ones)?);
-    if c.bool(6)? {
-        return transposed(c, &mut outs[0], &stride, &padding, &dilation, c.int(8)?);
-    }
-    let (x, w) = (c.tensor(0)?.shape, c.tensor(1)?.shape);
-    let g = Geometry::new(x, w, outs[0].shape, &stride, &padding, &dilation, c.int(8)?);
-    run(c, &mut outs[0], |x, w, b, o| forward(&g, x, w, b, o))
 }
 
 /// The geometry of `im2col`/`col2im`, whose windows are arguments `first..first + 4` (kernel, dilation, padding, stride).
@@ -342,7 +233,7 @@ pub(super) const TABLE: Table = &[
     ("aten.conv_transpose1d.default", conv_transpose),
     ("aten.conv_transpose2d.input", conv_transpose),
     ("aten.conv_transpose3d.input", conv_transpose),
-    ("aten.convolution.default", convolution),
+    ("aten.convolution.default", conv),
     ("aten.im2col.default", im2col),
     ("aten.col2im.default", col2im),
 ];

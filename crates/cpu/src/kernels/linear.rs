@@ -1,8 +1,9 @@
 //! Matrix products, einsum, attention.
 
 use super::Table;
-use crate::gemm::{Mat, gemm};
+use crate::dense::gemm::{Mat, gemm};
 use crate::kernel::{KernelCall, KernelError, TensorMut, TensorRef, broadcast_strides, strides};
+use crate::simd::Isa;
 use lowbit_core::DType;
 use std::collections::BTreeMap;
 
@@ -42,7 +43,7 @@ fn linear(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let (x, w) = (x.as_vec::<f32>(), w.as_vec::<f32>());
     let b = bias.map(|b| b.as_vec::<f32>());
     with_f32(&mut outs[0], |out| {
-        gemm(Mat::dense(&x, m, k), Mat::dense(&w, n, k).t(), out)?;
+        gemm(c.isa, Mat::dense(&x, m, k), Mat::dense(&w, n, k).t(), out)?;
         if let Some(b) = b {
             out.chunks_exact_mut(n.max(1))
                 .for_each(|row| row.iter_mut().zip(b.iter()).for_each(|(o, b)| *o += b));
@@ -52,7 +53,7 @@ fn linear(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
 }
 
 /// Batched product of the last two dimensions; leading ones broadcast.
-fn product(a: TensorRef<'_>, b: TensorRef<'_>, out: &mut TensorMut<'_>) -> Result {
+fn product(isa: Isa, a: TensorRef<'_>, b: TensorRef<'_>, out: &mut TensorMut<'_>) -> Result {
     let a_shape = if a.shape.len() == 1 { vec![1, a.shape[0]] } else { a.shape.to_vec() };
     let b_shape = if b.shape.len() == 1 { vec![b.shape[0], 1] } else { b.shape.to_vec() };
     let (ra, rb) = (a_shape.len(), b_shape.len());
@@ -85,26 +86,26 @@ fn product(a: TensorRef<'_>, b: TensorRef<'_>, out: &mut TensorMut<'_>) -> Resul
     with_f32(out, |out| {
         // One right-hand matrix for all: a single tall product.
         if sb.iter().all(|&s| s == 0) && batch_a.iter().product::<usize>() == count {
-            return gemm(Mat::dense(&va, count * m, k), Mat::dense(&vb, k, n), out);
+            return gemm(isa, Mat::dense(&va, count * m, k), Mat::dense(&vb, k, n), out);
         }
         for i in 0..count {
             let (oa, ob) = (place(i, &sa) * m * k, place(i, &sb) * k * n);
             let (a, b) = (Mat::dense(&va[oa..oa + m * k], m, k), Mat::dense(&vb[ob..ob + k * n], k, n));
-            gemm(a, b, &mut out[i * m * n..(i + 1) * m * n])?;
+            gemm(isa, a, b, &mut out[i * m * n..(i + 1) * m * n])?;
         }
         Ok(())
     })
 }
 
 fn matmul(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
-    product(c.tensor(0)?, c.tensor(1)?, &mut outs[0])
+    product(c.isa, c.tensor(0)?, c.tensor(1)?, &mut outs[0])
 }
 
 /// `beta·self + alpha·(mat1 · mat2)`
 fn addmm(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let bias = c.tensor(0)?;
     let (beta, alpha) = (c.float(3)? as f32, c.float(4)? as f32);
-    product(c.tensor(1)?, c.tensor(2)?, &mut outs[0])?;
+    product(c.isa, c.tensor(1)?, c.tensor(2)?, &mut outs[0])?;
     let shape = outs[0].shape.to_vec();
     let v = bias.as_vec::<f32>();
     let s = broadcast_strides(bias.shape, &shape);
@@ -169,7 +170,7 @@ fn einsum(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     for (i, (term, x)) in terms.iter().zip(&operands).enumerate() {
         let needed: Vec<char> = result.iter().chain(terms[i + 1..].iter().flatten()).copied().collect();
         let (letters, data) = diagonal(term, x, &size);
-        acc = contract(acc, (letters, data), &needed, &size)?;
+        acc = contract(c.isa, acc, (letters, data), &needed, &size)?;
     }
     let order = reorder(&acc.0, &acc.1, &result, &size);
     outs[0].store(order);
@@ -211,6 +212,7 @@ fn reorder(from: &[char], data: &[f32], to: &[char], size: &dyn Fn(&char) -> usi
 
 /// One pairwise contraction as a batched matrix product.
 fn contract(
+    isa: Isa,
     (la, a): (Vec<char>, Vec<f32>),
     (lb, b): (Vec<char>, Vec<f32>),
     needed: &[char],
@@ -228,7 +230,7 @@ fn contract(
     let mut out = vec![0f32; n * m * p];
     for i in 0..n {
         let (x, y) = (&a[i * m * k..(i + 1) * m * k], &b[i * k * p..(i + 1) * k * p]);
-        gemm(Mat::dense(x, m, k), Mat::dense(y, k, p), &mut out[i * m * p..(i + 1) * m * p])?;
+        gemm(isa, Mat::dense(x, m, k), Mat::dense(y, k, p), &mut out[i * m * p..(i + 1) * m * p])?;
     }
     let letters = [batch, only_a, only_b].concat();
     // Indices that nobody needs any more and that only one side had: summed away.
@@ -279,7 +281,7 @@ fn attention(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
         for i in 0..count {
             let (ik, iv) = (heads(&k, i) * s * e, heads(&v, i) * s * ev);
             let query = Mat::dense(&vq[i * l * e..(i + 1) * l * e], l, e);
-            gemm(query, Mat::dense(&vk[ik..ik + s * e], s, e).t(), &mut scores)?;
+            gemm(c.isa, query, Mat::dense(&vk[ik..ik + s * e], s, e).t(), &mut scores)?;
             for (r, row) in scores.chunks_exact_mut(s.max(1)).enumerate() {
                 for (j, x) in row.iter_mut().enumerate() {
                     *x *= scale;
@@ -311,7 +313,7 @@ fn attention(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
                 row.iter_mut().for_each(|x| *x /= sum);
             }
             let values = Mat::dense(&vv[iv..iv + s * ev], s, ev);
-            gemm(Mat::dense(&scores, l, s), values, &mut out[i * l * ev..(i + 1) * l * ev])?;
+            gemm(c.isa, Mat::dense(&scores, l, s), values, &mut out[i * l * ev..(i + 1) * l * ev])?;
         }
         Ok(())
     })

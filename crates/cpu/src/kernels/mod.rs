@@ -4,7 +4,8 @@ use crate::kernel::Kernel;
 
 mod activation;
 mod cast;
-mod conv;
+pub(crate) mod channels_last;
+pub(crate) mod conv;
 mod create;
 mod elementwise;
 mod index;

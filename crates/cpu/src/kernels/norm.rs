@@ -46,19 +46,34 @@ fn affine(
 /// `batch_norm(input, weight, bias, mean, var, training, momentum, eps)` and the core forms.
 fn batch_norm(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let x = c.tensor(0)?;
+    match running_affine(c)? {
+        Some((scale, shift)) => {
+            scale_channels(x, &mut outs[0], &scale, &shift);
+            Ok(())
+        }
+        None => {
+            let (weight, bias) = (channels(c, 1), channels(c, 2));
+            let eps = c.float(c.index_of("eps").unwrap_or(7))?;
+            batch_statistics(x, outs, weight.as_deref(), bias.as_deref(), eps)
+        }
+    }
+}
+
+/// Scale and shift of a `batch_norm` call with running statistics; `None` where it uses those of the batch itself.
+pub(super) fn running_affine(
+    c: &KernelCall<'_>,
+) -> std::result::Result<Option<(Vec<f32>, Vec<f32>)>, KernelError> {
     let eps = c.float(c.index_of("eps").unwrap_or(7))?;
     let training = c.index_of("training").is_some_and(|i| matches!(c.bool(i), Ok(true)));
     let stats_given = c.index_of("running_mean").is_some_and(|i| c.opt_tensor(i).is_some());
-    let (weight, bias) = (channels(c, 1), channels(c, 2));
     if training || !stats_given {
-        return batch_statistics(x, outs, weight.as_deref(), bias.as_deref(), eps);
+        return Ok(None);
     }
     let (Some(mean), Some(var)) = (channels(c, 3), channels(c, 4)) else {
         return Err(KernelError::new("running mean and variance are needed"));
     };
-    let (scale, shift) = affine(&mean, &var, weight.as_deref(), bias.as_deref(), eps);
-    scale_channels(x, &mut outs[0], &scale, &shift);
-    Ok(())
+    let (weight, bias) = (channels(c, 1), channels(c, 2));
+    Ok(Some(affine(&mean, &var, weight.as_deref(), bias.as_deref(), eps)))
 }
 
 /// Statistics of the batch itself, over all but the channel dimension.

@@ -8,9 +8,9 @@ type Result = std::result::Result<(), KernelError>;
 
 /// One pooled dimension: for each output index, the window in the input as start, end and step, and how many places it
 /// covers with padding counted.
-struct Axis {
-    input: usize,
-    windows: Vec<(usize, usize, usize, usize)>,
+pub(super) struct Axis {
+    pub input: usize,
+    pub windows: Vec<(usize, usize, usize, usize)>,
 }
 
 impl Axis {
@@ -51,7 +51,11 @@ fn axes(list: Vec<Axis>) -> [Axis; 3] {
 }
 
 /// The sliding windows of a pool with arguments kernel, stride, padding (1, 2, 3) and dilation (4, max pools only).
-fn sliding(c: &KernelCall<'_>, out: &[usize], dilated: bool) -> std::result::Result<[Axis; 3], KernelError> {
+pub(super) fn sliding(
+    c: &KernelCall<'_>,
+    out: &[usize],
+    dilated: bool,
+) -> std::result::Result<[Axis; 3], KernelError> {
     let x = c.tensor(0)?;
     let name = c.op.short_name();
     let n = if name.contains("1d") {
@@ -74,7 +78,10 @@ fn sliding(c: &KernelCall<'_>, out: &[usize], dilated: bool) -> std::result::Res
     Ok(axes(list))
 }
 
-fn adaptive_axes(c: &KernelCall<'_>, out: &[usize]) -> std::result::Result<[Axis; 3], KernelError> {
+pub(super) fn adaptive_axes(
+    c: &KernelCall<'_>,
+    out: &[usize],
+) -> std::result::Result<[Axis; 3], KernelError> {
     let x = c.tensor(0)?;
     let n = c.ints(1)?.len();
     let first = x.shape.len() - n;

@@ -1,9 +1,12 @@
 //! Recurrent layers and cells.
 
 use super::Table;
-use crate::gemm::{Mat, gemm};
+use crate::dense::Epilogue;
+use crate::dense::gemm::{Mat, multiply};
+use crate::dense::panels::{Panels, padded_bias};
 use crate::kernel::{KernelCall, KernelError, TensorMut, TensorRef};
-use std::borrow::Cow;
+use crate::memory::Aligned;
+use crate::simd::Isa;
 
 type Result = std::result::Result<(), KernelError>;
 
@@ -27,45 +30,50 @@ impl Kind {
     }
 }
 
+/// `x · wᵀ + b`, packed once for all steps.
+struct Affine {
+    isa: Isa,
+    panels: Panels,
+    bias: Aligned,
+}
+
+impl Affine {
+    /// From `w` of `[n, k]`.
+    fn new(isa: Isa, w: TensorRef<'_>, bias: Option<TensorRef<'_>>) -> Affine {
+        let (n, k) = (w.shape[0], w.shape[1]);
+        let bias = bias.map(|b| b.as_vec::<f32>());
+        Affine {
+            isa,
+            panels: Panels::new(Mat::dense(&w.as_vec::<f32>(), n, k).t()),
+            bias: padded_bias(bias.as_deref(), n),
+        }
+    }
+
+    /// Of `rows` rows.
+    fn of(&self, x: &[f32], rows: usize, out: &mut Vec<f32>) {
+        out.clear();
+        out.resize(rows * self.panels.columns, 0.0);
+        multiply(self.isa, x, rows, self.panels.depth, &self.panels, &self.bias, out, Epilogue::NONE);
+    }
+}
+
 /// The weights of one layer in one direction.
-struct Weights<'a> {
-    input: Cow<'a, [f32]>,
-    hidden: Cow<'a, [f32]>,
-    input_bias: Option<Cow<'a, [f32]>>,
-    hidden_bias: Option<Cow<'a, [f32]>>,
+struct Weights {
+    input: Affine,
+    hidden: Affine,
     /// Projects the output of an LSTM to a smaller state.
-    projection: Option<Cow<'a, [f32]>>,
+    projection: Option<Affine>,
 }
 
 fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
 }
 
-/// `x · wᵀ + b` for `rows` rows.
-fn affine(x: &[f32], w: &[f32], b: Option<&[f32]>, rows: usize, out: &mut Vec<f32>) -> Result {
-    let k = x.len() / rows.max(1);
-    let n = w.len() / k.max(1);
-    out.clear();
-    out.resize(rows * n, 0.0);
-    gemm(Mat::dense(x, rows, k), Mat::dense(w, n, k).t(), out)?;
-    if let Some(b) = b {
-        out.chunks_exact_mut(n.max(1)).for_each(|r| r.iter_mut().zip(b).for_each(|(o, b)| *o += b));
-    }
-    Ok(())
-}
-
 /// One step: gates from the input are given, those from the state are computed; `h` (and `c`) are updated.
-fn step(
-    kind: Kind,
-    w: &Weights<'_>,
-    x_gates: &[f32],
-    batch: usize,
-    h: &mut Vec<f32>,
-    c: &mut [f32],
-) -> Result {
+fn step(kind: Kind, w: &Weights, x_gates: &[f32], batch: usize, h: &mut Vec<f32>, c: &mut [f32]) {
     let mut g = vec![];
-    affine(h, &w.hidden, w.hidden_bias.as_deref(), batch, &mut g)?;
-    let n = w.hidden.len() / (h.len() / batch.max(1)).max(1) / kind.gates();
+    w.hidden.of(h, batch, &mut g);
+    let n = w.hidden.panels.columns / kind.gates();
     let mut next = vec![0f32; batch * n];
     for b in 0..batch {
         let (x, g) = (&x_gates[b * kind.gates() * n..], &g[b * kind.gates() * n..]);
@@ -89,11 +97,8 @@ fn step(
         }
     }
     match &w.projection {
-        Some(p) => affine(&next, p, None, batch, h),
-        None => {
-            *h = next;
-            Ok(())
-        }
+        Some(p) => p.of(&next, batch, h),
+        None => *h = next,
     }
 }
 
@@ -135,23 +140,21 @@ fn layers(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>], kind: Kind) -> Result 
         let mut result = vec![0f32; steps * batch * out_width * directions];
         for d in 0..directions {
             let k = layer * directions + d;
-            let p: Vec<_> = params[k * per..(k + 1) * per].iter().map(|t| t.as_vec::<f32>()).collect();
+            let p = &params[k * per..(k + 1) * per];
             let w = Weights {
-                input: p[0].clone(),
-                hidden: p[1].clone(),
-                input_bias: biases.then(|| p[2].clone()),
-                hidden_bias: biases.then(|| p[3].clone()),
-                projection: projected.then(|| p[per - 1].clone()),
+                input: Affine::new(c.isa, p[0], biases.then(|| p[2])),
+                hidden: Affine::new(c.isa, p[1], biases.then(|| p[3])),
+                projection: projected.then(|| Affine::new(c.isa, p[per - 1], None)),
             };
             // Gates from the inputs of all steps at once.
             let mut gates = vec![];
-            affine(&sequence, &w.input, w.input_bias.as_deref(), steps * batch, &mut gates)?;
+            w.input.of(&sequence, steps * batch, &mut gates);
             let run = gates.len() / steps.max(1);
             let mut h = h0[k * hn..(k + 1) * hn].to_vec();
             let mut cell = c0.get(k * cn..(k + 1) * cn).unwrap_or_default().to_vec();
             for t in 0..steps {
                 let t = if d == 1 { steps - 1 - t } else { t };
-                step(kind, &w, &gates[t * run..(t + 1) * run], batch, &mut h, &mut cell)?;
+                step(kind, &w, &gates[t * run..(t + 1) * run], batch, &mut h, &mut cell);
                 for b in 0..batch {
                     let at = ((t * batch + b) * directions + d) * out_width;
                     result[at..at + out_width].copy_from_slice(&h[b * out_width..(b + 1) * out_width]);
@@ -203,19 +206,16 @@ fn cell(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>], kind: Kind) -> Result {
     let x = c.tensor(0)?;
     let states = if kind == Kind::Lstm { c.tensors(1)? } else { vec![c.tensor(1)?] };
     let batch = if x.shape.len() == 2 { x.shape[0] } else { 1 };
-    let bias = |i: usize| c.opt_tensor(i).map(|t| t.as_vec::<f32>());
     let w = Weights {
-        input: c.tensor(2)?.as_vec(),
-        hidden: c.tensor(3)?.as_vec(),
-        input_bias: bias(4),
-        hidden_bias: bias(5),
+        input: Affine::new(c.isa, c.tensor(2)?, c.opt_tensor(4)),
+        hidden: Affine::new(c.isa, c.tensor(3)?, c.opt_tensor(5)),
         projection: None,
     };
     let mut gates = vec![];
-    affine(&x.as_vec::<f32>(), &w.input, w.input_bias.as_deref(), batch, &mut gates)?;
+    w.input.of(&x.as_vec::<f32>(), batch, &mut gates);
     let mut h = states[0].as_vec::<f32>().into_owned();
     let mut cell = states.get(1).map(|t| t.as_vec::<f32>().into_owned()).unwrap_or_default();
-    step(kind, &w, &gates, batch, &mut h, &mut cell)?;
+    step(kind, &w, &gates, batch, &mut h, &mut cell);
     outs[0].store(h);
     if let Some(out) = outs.get_mut(1) {
         out.store(cell);

@@ -1,0 +1,324 @@
+//! Convolutions of channels-last images, `[batch][depth][height][width][channels]`, without copying patches.
+
+use super::Epilogue;
+use super::geometry::Geometry;
+use super::panels::{Panels, padded_bias};
+use crate::memory::Aligned;
+use crate::simd::{DepthwiseRow, Isa, OUTSIDE, Tile, WIDTH, depthwise_row, tile};
+
+/// The longest piece of padding that the tile kernel has zeros for.
+const LONGEST: usize = 4096;
+
+/// Images of at most this many channels are copied with their side borders, so that a filter row is one piece.
+const FEW_CHANNELS: usize = 16;
+
+/// The packed weights of a convolution; they do not depend on the image's size.
+#[derive(Debug)]
+pub(crate) struct Filter {
+    weights: Weights,
+    bias: Vec<Aligned>,
+}
+
+#[derive(Debug)]
+enum Weights {
+    /// `[taps][padded channels]`
+    Depthwise(Aligned, usize),
+    /// One for each group.
+    Dense(Vec<Panels>),
+}
+
+impl Filter {
+    /// Packs weights `[out channels, in channels / groups, taps…]`; `None` where only the general kernel can convolve.
+    pub fn new(g: &Geometry, w: &[f32], bias: Option<&[f32]>) -> Option<Filter> {
+        let (ic, oc, taps) = (g.in_channels / g.groups, g.out_channels / g.groups, g.taps());
+        let padded = g.padding != [0; 3];
+        if w.is_empty() || g.padding.iter().any(|&p| p < 0) || padded && ic > LONGEST {
+            return None;
+        }
+        if ic == 1 && oc == 1 {
+            let channels = g.out_channels.next_multiple_of(16);
+            let mut weights = Aligned::floats(taps * channels);
+            for (i, &v) in w.iter().enumerate() {
+                weights.f32_mut()[i % taps * channels + i / taps] = v;
+            }
+            let mut b = Aligned::floats(channels);
+            if let Some(bias) = bias {
+                b.f32_mut()[..bias.len()].copy_from_slice(bias);
+            }
+            return Some(Filter { weights: Weights::Depthwise(weights, channels), bias: vec![b] });
+        }
+        let groups = w.chunks_exact(oc * ic * taps).map(|w| Panels::of_filter(w, oc, ic, taps)).collect();
+        let bias = (0..g.groups).map(|i| padded_bias(bias.map(|b| &b[i * oc..][..oc]), oc)).collect();
+        Some(Filter { weights: Weights::Dense(groups), bias })
+    }
+}
+
+/// Convolves `x` into `out`, both channels last and dense.
+pub(crate) fn convolve(
+    isa: Isa,
+    g: &Geometry,
+    filter: &Filter,
+    x: &[f32],
+    out: &mut [f32],
+    epilogue: Epilogue<'_>,
+) {
+    let image = g.input.iter().product::<usize>() * g.in_channels;
+    let result = g.output.iter().product::<usize>() * g.out_channels;
+    if image == 0 || result == 0 {
+        return;
+    }
+    let images = x.chunks_exact(image).zip(out.chunks_exact_mut(result)).enumerate();
+    for (i, (x, out)) in images.take(g.batch) {
+        let epilogue =
+            Epilogue { residual: epilogue.residual.map(|r| &r[i * result..][..result]), ..epilogue };
+        match &filter.weights {
+            Weights::Depthwise(weights, padded) => {
+                depthwise(isa, g, weights, *padded, &filter.bias[0], x, out, epilogue);
+            }
+            Weights::Dense(groups) => dense(isa, g, groups, &filter.bias, x, out, epilogue),
+        }
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn depthwise(
+    isa: Isa,
+    g: &Geometry,
+    weights: &Aligned,
+    padded: usize,
+    bias: &Aligned,
+    x: &[f32],
+    out: &mut [f32],
+    epilogue: Epilogue<'_>,
+) {
+    let [kd, kh, kw] = g.kernel;
+    let line = g.input[2] * g.in_channels;
+    let mut rows = vec![None; kd * kh];
+    for (i, out) in out.chunks_exact_mut(g.output[2] * g.out_channels).enumerate() {
+        let (z, y) = (i / g.output[1], i % g.output[1]);
+        for (t, row) in rows.iter_mut().enumerate() {
+            let source = g.source(0, z, t / kh).zip(g.source(1, y, t % kh));
+            *row = source.map(|(z, y)| (z * g.input[1] + y) * line);
+        }
+        let residual = epilogue.residual.map(|r| &r[i * out.len()..][..out.len()]);
+        let row = DepthwiseRow {
+            x,
+            rows: &rows,
+            channels: g.in_channels,
+            width: g.input[2],
+            kernel: kw,
+            stride: g.stride[2],
+            dilation: g.dilation[2],
+            padding: g.padding[2] as usize,
+            weights: weights.f32(),
+            bias: bias.f32(),
+            padded,
+            out,
+            residual,
+            clamp: epilogue.clamp,
+        };
+        depthwise_row(isa, row);
+    }
+}
+
+/// Where the pieces of a window lie.
+struct Windows<'a> {
+    g: &'a Geometry,
+    /// Distance of image rows, and of pixels.
+    line: usize,
+    pixel: usize,
+    /// Whether a piece is a filter row (its pixels lie behind one another) rather than a pixel.
+    rows: bool,
+    /// How far the image was moved right by its copied border.
+    shift: i64,
+}
+
+impl Windows<'_> {
+    fn taps(&self) -> usize {
+        self.g.taps() / if self.rows { self.g.kernel[2] } else { 1 }
+    }
+
+    /// The offsets of all pieces for output positions `first..first + n`: entry `tap·n + i`.
+    fn fill(&self, first: usize, n: usize, offsets: &mut Vec<usize>) {
+        let g = self.g;
+        let [_, kh, kw] = g.kernel;
+        offsets.clear();
+        offsets.resize(self.taps() * n, OUTSIDE);
+        for i in 0..n {
+            let (x, rest) = ((first + i) % g.output[2], (first + i) / g.output[2]);
+            let (y, z) = (rest % g.output[1], rest / g.output[1]);
+            let mut put = |tap: usize, [a, b]: [usize; 2], column: Option<usize>| {
+                if let (Some(iz), Some(iy), Some(ix)) = (g.source(0, z, a), g.source(1, y, b), column) {
+                    offsets[tap * n + i] = (iz * g.input[1] + iy) * self.line + ix * self.pixel;
+                }
+            };
+            if self.rows {
+                let column = (x * g.stride[2]) as i64 - g.padding[2] + self.shift;
+                (0..self.taps()).for_each(|t| put(t, [t / kh, t % kh], Some(column as usize)));
+            } else {
+                (0..self.taps()).for_each(|t| {
+                    put(t, [t / (kh * kw), t / kw % kh], g.source(2, x, t % kw));
+                });
+            }
+        }
+    }
+}
+
+fn dense(
+    isa: Isa,
+    g: &Geometry,
+    groups: &[Panels],
+    bias: &[Aligned],
+    x: &[f32],
+    out: &mut [f32],
+    epilogue: Epilogue<'_>,
+) {
+    let (ic, oc, [_, _, kw]) = (g.in_channels / g.groups, g.out_channels / g.groups, g.kernel);
+    let mut windows =
+        Windows { g, line: g.input[2] * g.in_channels, pixel: g.in_channels, rows: false, shift: 0 };
+    let bordered: Vec<f32>;
+    let mut x = x;
+    let mergeable = kw > 1 && g.dilation[2] == 1 && g.groups == 1 && kw * ic <= LONGEST;
+    if mergeable && (g.padding[2] == 0 || ic <= FEW_CHANNELS) {
+        windows.rows = true;
+        if g.padding[2] > 0 {
+            bordered = with_side_borders(g, x);
+            windows.line = bordered.len() / (g.input[0] * g.input[1]);
+            windows.shift = g.padding[2];
+            x = &bordered;
+        }
+    }
+    let positions: usize = g.output.iter().product();
+    let mut offsets = vec![];
+    for (group, panels) in groups.iter().enumerate() {
+        let x = &x[group * ic..];
+        for first in (0..panels.count()).step_by(panels.group()) {
+            let together = first..panels.count().min(first + panels.group());
+            for row in (0..positions).step_by(isa.rows()) {
+                let m = isa.rows().min(positions - row);
+                windows.fill(row, m, &mut offsets);
+                for p in together.clone() {
+                    let at = row * g.out_channels + group * oc + p * WIDTH;
+                    let t = Tile {
+                        x,
+                        m,
+                        offsets: &offsets,
+                        depth: panels.depth / windows.taps(),
+                        panel: panels.panel(p),
+                        bias: &bias[group].f32()[p * WIDTH..],
+                        out: &mut out[at..],
+                        stride: g.out_channels,
+                        cols: WIDTH.min(oc - p * WIDTH),
+                        residual: epilogue.residual.map(|r| &r[at..]),
+                        clamp: epilogue.clamp,
+                    };
+                    tile(isa, t);
+                }
+            }
+        }
+    }
+}
+
+/// The image with zeros left and right of each row, as wide as the last window reaches.
+fn with_side_borders(g: &Geometry, x: &[f32]) -> Vec<f32> {
+    let (line, left) = (g.input[2] * g.in_channels, g.padding[2] as usize * g.in_channels);
+    let reach = ((g.output[2] - 1) * g.stride[2] + g.kernel[2]) * g.in_channels;
+    let wide = reach.max(left + line);
+    let mut out = vec![0f32; g.input[0] * g.input[1] * wide];
+    for (from, to) in x.chunks_exact(line).zip(out.chunks_exact_mut(wide)) {
+        to[left..left + line].copy_from_slice(from);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reference(g: &Geometry, x: &[f32], w: &[f32], bias: &[f32]) -> Vec<f32> {
+        let (ic, oc) = (g.in_channels / g.groups, g.out_channels / g.groups);
+        let [kd, kh, kw] = g.kernel;
+        let mut out = vec![];
+        for b in 0..g.batch {
+            for o in 0..g.output.iter().product::<usize>() {
+                let (z, y, u) =
+                    (o / (g.output[1] * g.output[2]), o / g.output[2] % g.output[1], o % g.output[2]);
+                for n in 0..g.out_channels {
+                    let mut sum = bias[n];
+                    for t in 0..kd * kh * kw {
+                        let at = [(0, z, t / (kh * kw)), (1, y, t / kw % kh), (2, u, t % kw)];
+                        let [Some(iz), Some(iy), Some(ix)] = at.map(|(d, o, k)| g.source(d, o, k)) else {
+                            continue;
+                        };
+                        let pixel = ((b * g.input[0] + iz) * g.input[1] + iy) * g.input[2] + ix;
+                        for c in 0..ic {
+                            let a = x[pixel * g.in_channels + n / oc * ic + c];
+                            sum = a.mul_add(w[(n * ic + c) * g.taps() + t], sum);
+                        }
+                    }
+                    out.push(sum);
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn every_instruction_set_and_path_computes_the_same_bits() {
+        // batch, groups, in, out, input, kernel, stride, dilation, padding
+        type Case = (usize, usize, usize, usize, [usize; 3], [usize; 3], usize, usize, usize);
+        let cases: &[Case] = &[
+            (1, 1, 8, 40, [1, 7, 9], [1, 1, 1], 1, 1, 0),
+            (2, 1, 3, 16, [1, 9, 8], [1, 3, 3], 2, 1, 1),
+            (1, 1, 20, 33, [1, 6, 7], [1, 3, 3], 1, 1, 1),
+            (1, 1, 18, 5, [1, 9, 9], [1, 3, 3], 1, 2, 2),
+            (1, 2, 8, 6, [1, 5, 5], [1, 3, 3], 1, 1, 1),
+            (2, 20, 20, 20, [1, 10, 11], [1, 3, 3], 1, 1, 1),
+            (1, 17, 17, 17, [1, 10, 16], [1, 5, 5], 2, 1, 2),
+            (1, 6, 6, 6, [3, 5, 6], [3, 3, 3], 1, 1, 1),
+            (1, 4, 4, 8, [1, 1, 12], [1, 1, 4], 1, 2, 3),
+            (1, 1, 2, 3, [4, 5, 6], [2, 3, 2], 1, 1, 1),
+        ];
+        for &(batch, groups, ic, oc, input, kernel, stride, dilation, padding) in cases {
+            let one = |d: usize, v: usize| {
+                if kernel[d] == 1 && input[d] == 1 { [1, 0][v] } else { [stride, padding][v] }
+            };
+            let (stride, padding): ([usize; 3], [usize; 3]) =
+                (std::array::from_fn(|d| one(d, 0)), std::array::from_fn(|d| one(d, 1)));
+            let output = std::array::from_fn(|d| {
+                (input[d] + 2 * padding[d] - dilation * (kernel[d] - 1) - 1) / stride[d] + 1
+            });
+            let g = Geometry {
+                batch,
+                groups,
+                in_channels: ic,
+                out_channels: oc,
+                input,
+                output,
+                kernel,
+                stride,
+                dilation: [dilation; 3],
+                padding: padding.map(|p| p as i64),
+            };
+            let fill = |n: usize, step: usize| -> Vec<f32> {
+                (0..n).map(|i| ((i * step) % 101) as f32 / 37.0 - 1.3).collect()
+            };
+            let x = fill(batch * input.iter().product::<usize>() * ic, 7);
+            let w = fill(oc * (ic / groups) * g.taps(), 11);
+            let bias = fill(oc, 3);
+            let want = reference(&g, &x, &w, &bias);
+            let residual = fill(want.len(), 5);
+            for isa in Isa::available() {
+                let filter = Filter::new(&g, &w, Some(&bias)).unwrap();
+                let mut out = vec![f32::NAN; want.len()];
+                convolve(isa, &g, &filter, &x, &mut out, Epilogue::NONE);
+                assert_eq!(out, want, "{isa:?} {g:?}");
+                let epilogue = Epilogue { residual: Some(&residual), clamp: (0.0, 1.0) };
+                convolve(isa, &g, &filter, &x, &mut out, epilogue);
+                let want: Vec<f32> =
+                    want.iter().zip(&residual).map(|(a, b)| (a + b).clamp(0.0, 1.0)).collect();
+                assert_eq!(out, want, "{isa:?} {g:?}");
+            }
+        }
+    }
+}

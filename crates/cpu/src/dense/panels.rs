@@ -1,0 +1,93 @@
+//! The right-hand side of a product, packed as the tile kernel reads it.
+
+use crate::dense::gemm::Mat;
+use crate::memory::Aligned;
+use crate::simd::WIDTH;
+
+/// A matrix `[depth, columns]` as panels `[columns / WIDTH][depth][WIDTH]`; the last is padded with zeros.
+#[derive(Clone, Debug)]
+pub(crate) struct Panels {
+    data: Aligned,
+    pub depth: usize,
+    pub columns: usize,
+}
+
+impl Panels {
+    /// Packs a matrix.
+    pub fn new(b: Mat<'_>) -> Panels {
+        let mut panels = Panels { data: Aligned::default(), depth: 0, columns: 0 };
+        panels.pack(b);
+        panels
+    }
+
+    /// Packs another matrix into the same memory.
+    pub fn pack(&mut self, b: Mat<'_>) {
+        let ([depth, columns], [row, col]) = (b.size, b.strides);
+        (self.depth, self.columns) = (depth, columns);
+        self.data.grow(columns.div_ceil(WIDTH) * depth * WIDTH * 4);
+        for (p, panel) in self.data.f32_mut().chunks_exact_mut((depth * WIDTH).max(1)).enumerate() {
+            let first = p * WIDTH;
+            if first >= columns {
+                break;
+            }
+            let n = WIDTH.min(columns - first);
+            if n < WIDTH {
+                panel.fill(0.0);
+            }
+            if col == 1 {
+                for (k, line) in panel.chunks_exact_mut(WIDTH).enumerate() {
+                    line[..n].copy_from_slice(&b.data[k * row + first..][..n]);
+                }
+                continue;
+            }
+            // Columns lie along memory: 16 of each at a time, so that what is written stays in the cache.
+            for start in (0..depth).step_by(16) {
+                let end = depth.min(start + 16);
+                for j in 0..n {
+                    let column = &b.data[(first + j) * col..];
+                    for k in start..end {
+                        panel[k * WIDTH + j] = column[k * row];
+                    }
+                }
+            }
+        }
+    }
+
+    /// Packs the filter of a convolution, `[columns][channels][taps]`, with its rows in the order `taps`, `channels`.
+    pub fn of_filter(w: &[f32], columns: usize, channels: usize, taps: usize) -> Panels {
+        let depth = channels * taps;
+        let mut reordered = vec![0f32; depth * columns];
+        for n in 0..columns {
+            for c in 0..channels {
+                for t in 0..taps {
+                    reordered[(t * channels + c) * columns + n] = w[(n * channels + c) * taps + t];
+                }
+            }
+        }
+        Panels::new(Mat::dense(&reordered, depth, columns))
+    }
+
+    /// How many panels there are.
+    pub fn count(&self) -> usize {
+        self.columns.div_ceil(WIDTH)
+    }
+
+    /// Panel `p`: `depth · WIDTH` elements.
+    pub fn panel(&self, p: usize) -> &[f32] {
+        &self.data.f32()[p * self.depth * WIDTH..][..self.depth * WIDTH]
+    }
+
+    /// Panels that fit a part of the second-level cache together: the unit in which rows are reused.
+    pub fn group(&self) -> usize {
+        (256 * 1024 / (self.depth * WIDTH * 4).max(1)).max(1)
+    }
+}
+
+/// A bias padded to whole panels; zeros when there is none.
+pub(crate) fn padded_bias(bias: Option<&[f32]>, columns: usize) -> Aligned {
+    let mut out = Aligned::floats(columns.div_ceil(WIDTH) * WIDTH);
+    if let Some(bias) = bias {
+        out.f32_mut()[..columns].copy_from_slice(bias);
+    }
+    out
+}

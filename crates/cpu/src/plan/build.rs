@@ -1,0 +1,491 @@
+//! From nodes to steps.
+
+use super::constants::evaluate;
+use super::fuse::{Fused, Fusion};
+use super::layout::{Follow, Layout, follow, indifferent, reduces_positions, rename};
+use super::{Place, Plan, Product, Run, Shared, Slot, Step, concrete};
+use crate::dense::conv::Filter;
+use crate::dense::gemm::Mat;
+use crate::dense::geometry::Geometry;
+use crate::dense::panels::{Panels, padded_bias};
+use crate::kernel::{ConcreteArg, KernelCall, TensorRef, kernel};
+use crate::kernels::conv::geometry;
+use crate::simd::Isa;
+use lowbit_core::Tensor;
+use lowbit_core::dtype::DType;
+use lowbit_core::executor::RunError;
+use lowbit_core::ir::{Def, Key, Node, NodeId, Program, ValueId};
+use lowbit_core::ops;
+use lowbit_core::symint::Bindings;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Operators whose output is their first operand's bytes as they are, in C order.
+const ALIASES: &[&str] = &[
+    "view",
+    "reshape",
+    "_unsafe_view",
+    "view_copy",
+    "view_as",
+    "reshape_as",
+    "flatten",
+    "unflatten",
+    "squeeze",
+    "squeeze_copy",
+    "unsqueeze",
+    "unsqueeze_copy",
+];
+
+/// Likewise, and in any memory format.
+const COPIES: &[&str] = &[
+    "alias",
+    "alias_copy",
+    "clone",
+    "contiguous",
+    "detach",
+    "lift_fresh_copy",
+    "dropout",
+    "feature_dropout",
+    "to",
+    "_to_copy",
+    "type_as",
+];
+
+pub(super) struct Builder<'a> {
+    program: &'a Program,
+    bindings: &'a Bindings,
+    watch: &'a BTreeSet<ValueId>,
+    constant: &'a [bool],
+    shared: &'a mut Shared,
+    isa: Isa,
+    /// Which slot holds a value in a format.
+    at: BTreeMap<(ValueId, Layout), usize>,
+    plan: Plan,
+}
+
+impl<'a> Builder<'a> {
+    pub fn new(
+        program: &'a Program,
+        bindings: &'a Bindings,
+        watch: &'a BTreeSet<ValueId>,
+        constant: &'a [bool],
+        shared: &'a mut Shared,
+        isa: Isa,
+    ) -> Result<Self, RunError> {
+        let plan = Plan {
+            slots: vec![],
+            steps: vec![],
+            buffers: vec![],
+            watched_first: vec![],
+            results: vec![],
+            folded: vec![],
+        };
+        let mut b = Builder { program, bindings, watch, constant, shared, isa, at: BTreeMap::new(), plan };
+        for &v in watch.iter().filter(|&&v| !matches!(program.graph.value(v).def(), Def::Node(..))) {
+            let slot = b.slot(v, Layout::Contiguous, None)?;
+            b.plan.watched_first.push((v, slot));
+        }
+        Ok(b)
+    }
+
+    pub fn finish(mut self) -> Result<Plan, RunError> {
+        let g = &self.program.graph;
+        let packable = |n: NodeId| self.is_packable(n);
+        let fusion = Fusion::new(self.program, self.watch, packable);
+        for n in g.nodes() {
+            if fusion.joined.contains(&n) {
+                continue;
+            }
+            let node = g.node(n);
+            let first = self.plan.steps.len();
+            if node.outputs().iter().all(|v| self.constant[v.index()]) {
+                // Computed when planning; a step is needed only to show it.
+                let watched = node.outputs().iter().filter(|v| self.watch.contains(v));
+                for &v in watched.clone() {
+                    self.slot(v, Layout::Contiguous, None)?;
+                }
+                if watched.count() > 0 {
+                    self.push(n, Run::Nothing, vec![], vec![], vec![]);
+                }
+            } else {
+                match fusion.groups.get(&n) {
+                    Some(fused) => self.fused(n, fused)?,
+                    None => self.node(n)?,
+                }
+            }
+            if self.plan.steps.len() > first {
+                let watched = node.outputs().iter().filter(|v| self.watch.contains(v));
+                let last = self.plan.steps.len() - 1;
+                self.plan.steps[last].watched = watched.map(|&v| (v, self.made(v))).collect();
+            }
+        }
+        let results = self.program.user_outputs().iter().copied();
+        let results: Vec<ValueId> = results.chain(self.program.mutations().map(|(_, v)| v)).collect();
+        for v in results {
+            let slot = self.slot(v, Layout::Contiguous, None)?;
+            self.plan.results.push(slot);
+        }
+        Ok(self.plan)
+    }
+
+    /// The slot that `v` was first made in.
+    fn made(&self, v: ValueId) -> usize {
+        let of = |l| self.at.get(&(v, l)).copied();
+        let both = of(Layout::Contiguous).into_iter().chain(of(Layout::ChannelsLast));
+        both.min().unwrap_or_default()
+    }
+
+    /// The format that `v` was first made in.
+    fn format(&self, v: ValueId) -> Layout {
+        if self.at.contains_key(&(v, Layout::Contiguous)) || self.at.contains_key(&(v, Layout::ChannelsLast))
+        {
+            self.plan.slots[self.made(v)].layout
+        } else {
+            Layout::Contiguous
+        }
+    }
+
+    fn shape(&self, v: ValueId, n: NodeId) -> Result<Vec<usize>, RunError> {
+        let shape = self.program.graph.ty(v).resolve(self.bindings);
+        shape.map_err(|e| RunError::node(self.program, n, format!("shape of an operand: {e}")))
+    }
+
+    fn push(
+        &mut self,
+        node: NodeId,
+        run: Run,
+        args: Vec<ConcreteArg>,
+        inputs: Vec<usize>,
+        outputs: Vec<usize>,
+    ) {
+        self.plan.steps.push(Step { node, run, args, inputs, outputs, watched: vec![] });
+    }
+
+    /// A new slot of `v`, made by the step that follows.
+    fn make(&mut self, v: ValueId, shape: Vec<usize>, layout: Layout, place: Place) -> usize {
+        let dims = layout.dims(&shape);
+        let dtype = self.program.graph.ty(v).dtype;
+        self.plan.slots.push(Slot { place, dtype, shape, layout, dims });
+        self.at.insert((v, layout), self.plan.slots.len() - 1);
+        self.plan.slots.len() - 1
+    }
+
+    /// The slot of `v` in a format; changes the format where there is only the other. `n` is who asks.
+    fn slot(&mut self, v: ValueId, layout: Layout, n: Option<NodeId>) -> Result<usize, RunError> {
+        if let Some(&s) = self.at.get(&(v, layout)) {
+            return Ok(s);
+        }
+        let other = match layout {
+            Layout::Contiguous => Layout::ChannelsLast,
+            Layout::ChannelsLast => Layout::Contiguous,
+        };
+        let from = match self.at.get(&(v, other)) {
+            Some(&s) => s,
+            None => {
+                let g = &self.program.graph;
+                let place = match g.value(v).def() {
+                    Def::Input(i) => Place::Input(i as usize),
+                    Def::Const(c) => Place::Const(c.index()),
+                    Def::Node(..) => {
+                        let t = self.evaluate(v)?;
+                        self.shared.folded.insert(v, t.clone());
+                        self.plan.folded.push(t);
+                        Place::Folded(self.plan.folded.len() - 1)
+                    }
+                };
+                let shape = g.ty(v).resolve(self.bindings).unwrap_or_default();
+                let s = self.make(v, shape, Layout::Contiguous, place);
+                if layout == Layout::Contiguous {
+                    return Ok(s);
+                }
+                s
+            }
+        };
+        let shape = self.plan.slots[from].shape.clone();
+        if indifferent(&shape) {
+            return Ok(self.make(v, shape, layout, Place::Alias(from)));
+        }
+        let to = self.make(v, shape, layout, Place::Nowhere);
+        let node = n.or_else(|| self.program.graph.producer(v)).or_else(|| self.program.graph.nodes().next());
+        if let Some(node) = node {
+            self.push(node, Run::Reorder, vec![], vec![from], vec![to]);
+        }
+        Ok(to)
+    }
+
+    /// A value that is the same in every run.
+    fn evaluate(&self, v: ValueId) -> Result<Tensor, RunError> {
+        match self.shared.folded.get(&v) {
+            Some(t) => Ok(t.clone()),
+            None => evaluate(self.program, v, self.isa, &mut BTreeMap::new()),
+        }
+    }
+
+    fn is_constant_f32(&self, v: ValueId) -> bool {
+        self.constant[v.index()] && self.program.graph.ty(v).dtype == DType::F32
+    }
+
+    /// Whether this node is a convolution or product whose weights can be packed once.
+    fn is_packable(&self, n: NodeId) -> bool {
+        let g = &self.program.graph;
+        let node = g.node(n);
+        let f32_in = |slot: usize| node.operands().nth(slot).is_some_and(|v| g.ty(v).dtype == DType::F32);
+        let Some((x, w, bias)) = operands(node) else { return false };
+        let constant = |v: Option<ValueId>| v.is_none_or(|v| self.is_constant_f32(v));
+        let weights_are_constant = constant(Some(w));
+        let [x, w] = [x, w].map(|v| g.ty(v).shape.len());
+        // Where the result's channels are: a bias has one element for each.
+        let (ranks, channel) = match kind(node) {
+            Kind::Convolution => (x == w && w >= 3, 1),
+            Kind::Product => (x >= 1 && w == 2, x.saturating_sub(1)),
+            Kind::Other => (false, 0),
+        };
+        ranks
+            && f32_in(0)
+            && f32_in(1)
+            && weights_are_constant
+            && constant(bias)
+            && bias.is_none_or(|b| {
+                g.ty(b).shape.len() == 1 && g.ty(b).shape.last() == g.ty(node.output()).shape.get(channel)
+            })
+            && g.ty(node.output()).dtype == DType::F32
+            && !self.constant[node.output().index()]
+    }
+
+    fn fused(&mut self, last: NodeId, fused: &Fused) -> Result<(), RunError> {
+        let n = fused.root;
+        let node = self.program.graph.node(n);
+        let Some((x, w, bias)) = operands(node) else { return self.node(n) };
+        let bias = match bias {
+            Some(b) => Some(self.evaluate(b)?.to_f32().into_owned()),
+            None => None,
+        };
+        let out_shape = self.shape(node.output(), n)?;
+        if kind(node) == Kind::Convolution {
+            let Some((g, filter)) = self.filter(n, x, w, bias.as_deref(), &out_shape)? else {
+                return self.unfused(last, fused);
+            };
+            let mut inputs = vec![self.slot(x, Layout::ChannelsLast, Some(n))?];
+            if let Some(r) = fused.residual {
+                inputs.push(self.slot(r, Layout::ChannelsLast, Some(n))?);
+            }
+            let out = self.make(fused.output, out_shape, Layout::ChannelsLast, Place::Nowhere);
+            self.push(n, Run::Convolve(g, filter, fused.clamp), vec![], inputs, vec![out]);
+            return Ok(());
+        }
+        let product = match self.shared.products.get(&n) {
+            Some(p) => p.clone(),
+            None => {
+                let weight = self.evaluate(w)?;
+                let (values, shape) = (weight.to_f32(), weight.shape());
+                let mat = Mat::dense(&values, shape[0], shape[1]);
+                // `linear` has its weights transposed.
+                let mat = if *node.op() == ops::LINEAR { mat.t() } else { mat };
+                let product =
+                    Product { panels: Panels::new(mat), bias: padded_bias(bias.as_deref(), mat.size[1]) };
+                self.shared.products.entry(n).or_insert(Arc::new(product)).clone()
+            }
+        };
+        let mut inputs = vec![self.slot(x, Layout::Contiguous, Some(n))?];
+        if let Some(r) = fused.residual {
+            inputs.push(self.slot(r, Layout::Contiguous, Some(n))?);
+        }
+        let out = self.make(fused.output, out_shape, Layout::Contiguous, Place::Nowhere);
+        self.push(n, Run::Multiply(product, fused.clamp), vec![], inputs, vec![out]);
+        Ok(())
+    }
+
+    /// The nodes of a group one by one.
+    fn unfused(&mut self, last: NodeId, fused: &Fused) -> Result<(), RunError> {
+        let g = &self.program.graph;
+        let mut n = fused.root;
+        loop {
+            self.node(n)?;
+            if n == last {
+                return Ok(());
+            }
+            let [only] = g.value(g.node(n).output()).uses() else { return Ok(()) };
+            n = only.node;
+        }
+    }
+
+    fn filter(
+        &mut self,
+        n: NodeId,
+        x: ValueId,
+        w: ValueId,
+        bias: Option<&[f32]>,
+        out_shape: &[usize],
+    ) -> Result<Option<(Geometry, Arc<Filter>)>, RunError> {
+        let node = self.program.graph.node(n);
+        let (x, w_shape) = (self.shape(x, n)?, self.shape(w, n)?);
+        let args = concrete(self.program, n, self.bindings)?;
+        let of = |shape| TensorRef { dtype: DType::F32, shape, bytes: &[] };
+        let shapes = [of(&x[..]), of(&w_shape)];
+        let call = KernelCall { op: node.op(), args: &args, inputs: &shapes, isa: self.isa };
+        let g = geometry(&call, out_shape).map_err(|e| RunError::node(self.program, n, e.0))?;
+        let Some(g) = g else { return Ok(None) };
+        if let Some(filter) = self.shared.filters.get(&n) {
+            return Ok(Some((g, filter.clone())));
+        }
+        let Some(filter) = Filter::new(&g, &self.evaluate(w)?.to_f32(), bias) else { return Ok(None) };
+        let filter = self.shared.filters.entry(n).or_insert(Arc::new(filter)).clone();
+        Ok(Some((g, filter)))
+    }
+
+    /// One node by its kernel.
+    fn node(&mut self, n: NodeId) -> Result<(), RunError> {
+        let node = self.program.graph.node(n);
+        let kernel = kernel(node.op())
+            .ok_or_else(|| RunError::node(self.program, n, format!("{} has no kernel", node.op().name)))?;
+        let (inputs, outputs) = (node.operands().collect::<Vec<_>>(), node.outputs());
+        let shapes = outputs.iter().map(|&v| self.shape(v, n)).collect::<Result<Vec<_>, _>>()?;
+        let same_type = inputs
+            .first()
+            .is_some_and(|&v| self.program.graph.ty(v).dtype == self.program.graph.ty(outputs[0]).dtype);
+        let name = node.op().short_name();
+        if same_type && outputs.len() == 1 && (ALIASES.contains(&name) || COPIES.contains(&name)) {
+            let layout = if COPIES.contains(&name) { self.format(inputs[0]) } else { Layout::Contiguous };
+            let from = self.slot(inputs[0], layout, Some(n))?;
+            let [shape] = <[_; 1]>::try_from(shapes).unwrap_or_default();
+            let out = self.make(outputs[0], shape, layout, Place::Alias(from));
+            self.push(n, Run::Nothing, vec![], vec![from], vec![out]);
+            return Ok(());
+        }
+        let args = concrete(self.program, n, self.bindings)?;
+        if self.follows(n, &inputs, &shapes, &args)? {
+            return Ok(());
+        }
+        let slots = inputs.iter().map(|&v| self.slot(v, Layout::Contiguous, Some(n)));
+        let slots = slots.collect::<Result<Vec<_>, _>>()?;
+        let outs = outputs.iter().zip(shapes);
+        let outs = outs.map(|(&v, s)| self.make(v, s, Layout::Contiguous, Place::Nowhere)).collect();
+        self.push(n, Run::Kernel(kernel), args, slots, outs);
+        Ok(())
+    }
+
+    /// Runs a node on channels-last operands, if it can and they are.
+    fn follows(
+        &mut self,
+        n: NodeId,
+        inputs: &[ValueId],
+        shapes: &[Vec<usize>],
+        args: &[ConcreteArg],
+    ) -> Result<bool, RunError> {
+        let node = self.program.graph.node(n);
+        let Some(how) = follow(node.op()) else { return Ok(false) };
+        let operands = inputs.iter().map(|&v| self.shape(v, n)).collect::<Result<Vec<_>, _>>()?;
+        let is_last =
+            |b: &Self, i: usize| operands[i].len() >= 3 && b.format(inputs[i]) == Layout::ChannelsLast;
+        let last = Layout::ChannelsLast;
+        let Some(kernel) = kernel(node.op()) else { return Ok(false) };
+        let (run, args, out_layout, slots) = match how {
+            Follow::Elementwise => {
+                let out = &shapes[0];
+                let full = (0..inputs.len()).any(|i| is_last(self, i) && operands[i] == *out);
+                let movable =
+                    operands.iter().all(|s| s.len() == out.len() || indifferent(&padded(s, out.len())));
+                if !full || !movable || shapes.len() != 1 {
+                    return Ok(false);
+                }
+                let mut slots = vec![];
+                for (&v, shape) in inputs.iter().zip(&operands) {
+                    slots.push(if shape.len() == out.len() {
+                        self.slot(v, last, Some(n))?
+                    } else {
+                        self.padded_slot(v, padded(shape, out.len()), n)?
+                    });
+                }
+                (Run::Kernel(kernel), args.to_vec(), last, slots)
+            }
+            Follow::Whole if is_last(self, 0) => {
+                let rest = inputs[1..].iter().map(|&v| self.slot(v, Layout::Contiguous, Some(n)));
+                let mut slots = rest.collect::<Result<Vec<_>, _>>()?;
+                slots.insert(0, self.slot(inputs[0], last, Some(n))?);
+                (Run::Kernel(kernel), args.to_vec(), Layout::Contiguous, slots)
+            }
+            Follow::Dim(at) if (0..inputs.len()).any(|i| is_last(self, i)) => {
+                let rank = shapes[0].len();
+                let mut slots = vec![];
+                for (&v, shape) in inputs.iter().zip(&operands) {
+                    // Per-channel parameters have one dimension.
+                    let layout = if shape.len() == rank { last } else { Layout::Contiguous };
+                    slots.push(self.slot(v, layout, Some(n))?);
+                }
+                (Run::Kernel(kernel), rename(args.to_vec(), at, rank), last, slots)
+            }
+            Follow::Dims(at) if is_last(self, 0) && reduces_positions(args, at, operands[0].len()) => {
+                let rank = operands[0].len();
+                let layout = if shapes[0].len() == rank { last } else { Layout::Contiguous };
+                let slots = vec![self.slot(inputs[0], last, Some(n))?];
+                (Run::Kernel(kernel), rename(args.to_vec(), at, rank), layout, slots)
+            }
+            Follow::Kernel(own) if is_last(self, 0) && shapes[0].len() == operands[0].len() => {
+                let f32s = self.program.graph.ty(inputs[0]).dtype == DType::F32;
+                if !f32s || shapes.iter().any(|s| s.len() != operands[0].len()) {
+                    return Ok(false);
+                }
+                let rest = inputs[1..].iter().map(|&v| self.slot(v, Layout::Contiguous, Some(n)));
+                let mut slots = rest.collect::<Result<Vec<_>, _>>()?;
+                slots.insert(0, self.slot(inputs[0], last, Some(n))?);
+                (Run::ChannelsLast(own), args.to_vec(), last, slots)
+            }
+            _ => return Ok(false),
+        };
+        let outs = node.outputs().iter().zip(shapes);
+        let outs = outs.map(|(&v, s)| self.make(v, s.clone(), out_layout, Place::Nowhere)).collect();
+        self.push(n, run, args, slots, outs);
+        Ok(true)
+    }
+
+    /// A view of `v` with ones in front, whose format is all the same.
+    fn padded_slot(&mut self, v: ValueId, shape: Vec<usize>, n: NodeId) -> Result<usize, RunError> {
+        let from = self.slot(v, Layout::Contiguous, Some(n))?;
+        let dims = Layout::ChannelsLast.dims(&shape);
+        let dtype = self.plan.slots[from].dtype;
+        let slot = Slot { place: Place::Alias(from), dtype, shape, layout: Layout::ChannelsLast, dims };
+        self.plan.slots.push(slot);
+        Ok(self.plan.slots.len() - 1)
+    }
+}
+
+fn padded(shape: &[usize], rank: usize) -> Vec<usize> {
+    let mut out = vec![1; rank.saturating_sub(shape.len())];
+    out.extend(shape);
+    out
+}
+
+#[derive(Copy, Clone, PartialEq)]
+enum Kind {
+    Convolution,
+    Product,
+    Other,
+}
+
+fn kind(node: &Node) -> Kind {
+    match node.op().short_name() {
+        "conv1d" | "conv2d" | "conv3d" | "convolution" => Kind::Convolution,
+        _ if operands(node).is_some() => Kind::Product,
+        _ => Kind::Other,
+    }
+}
+
+/// Operand, weights and bias of a convolution or product with constant-shaped weights.
+fn operands(node: &Node) -> Option<(ValueId, ValueId, Option<ValueId>)> {
+    let v = |i: usize| node.arg(i).values().next();
+    match node.op().short_name() {
+        "conv1d" | "conv2d" | "conv3d" | "convolution" | "linear" => Some((v(0)?, v(1)?, v(2))),
+        "mm" | "matmul" => Some((v(0)?, v(1)?, None)),
+        "addmm" if is_one(node, 3) && is_one(node, 4) => Some((v(1)?, v(2)?, v(0))),
+        _ => None,
+    }
+}
+
+fn is_one(node: &Node, i: usize) -> bool {
+    use lowbit_core::ir::Arg;
+    match node.arg(i) {
+        Arg::Int(n) => n.known() == Some(1),
+        Arg::Float(x) => *x == 1.0,
+        _ => false,
+    }
+}

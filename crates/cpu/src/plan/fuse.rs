@@ -1,0 +1,98 @@
+//! Which operators join a convolution or product: the sums are added to and clamped before they are stored.
+
+use lowbit_core::DType;
+use lowbit_core::ir::{Arg, NodeId, Program, ValueId};
+use lowbit_core::ops::{self, OpDef};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A convolution or product and what joins it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fused {
+    /// The convolution or product.
+    pub root: NodeId,
+    /// Added to the sums.
+    pub residual: Option<ValueId>,
+    /// Bounds of the result; infinities for none.
+    pub clamp: (f32, f32),
+    /// What the last of them computes.
+    pub output: ValueId,
+}
+
+/// All groups, by the node that completes each.
+#[derive(Debug, Default)]
+pub struct Fusion {
+    /// Keyed by the last node of the group, at whose place it runs.
+    pub groups: BTreeMap<NodeId, Fused>,
+    /// Nodes that run as part of a later one.
+    pub joined: BTreeSet<NodeId>,
+}
+
+/// The bounds that this node clamps its only operand to.
+fn clamp(op: &OpDef, args: &[Arg]) -> Option<(f32, f32)> {
+    let number = |i: usize, none: f32| match args.get(i) {
+        Some(Arg::Float(x)) => Some(*x as f32),
+        Some(Arg::Int(n)) => n.known().map(|n| n as f32),
+        Some(Arg::None) | None => Some(none),
+        _ => None,
+    };
+    let (lo, hi) = match op {
+        o if *o == ops::RELU => (0.0, f32::INFINITY),
+        o if *o == ops::RELU6 => (0.0, 6.0),
+        o if *o == ops::HARDTANH || *o == ops::CLAMP => {
+            (number(1, f32::NEG_INFINITY)?, number(2, f32::INFINITY)?)
+        }
+        _ => return None,
+    };
+    (lo <= hi).then_some((lo, hi))
+}
+
+impl Fusion {
+    /// Groups around the nodes for which `is_root`. A value in `watch` is always computed, so nothing joins past it.
+    pub fn new(program: &Program, watch: &BTreeSet<ValueId>, is_root: impl Fn(NodeId) -> bool) -> Fusion {
+        let g = &program.graph;
+        let mut fusion = Fusion::default();
+        for root in g.nodes().filter(|&n| is_root(n)) {
+            let mut last = root;
+            let mut fused = Fused {
+                root,
+                residual: None,
+                clamp: (f32::NEG_INFINITY, f32::INFINITY),
+                output: g.node(root).output(),
+            };
+            loop {
+                let v = fused.output;
+                let [only] = g.value(v).uses() else { break };
+                let user = g.node(only.node);
+                if watch.contains(&v)
+                    || g.is_output(v)
+                    || fusion.joined.contains(&only.node)
+                    || fusion.groups.contains_key(&only.node)
+                    || user.outputs().len() != 1
+                {
+                    break;
+                }
+                let same = g.ty(user.output()) == g.ty(v) && g.ty(v).dtype == DType::F32;
+                if same && *user.op() == ops::ADD && fused.residual.is_none() {
+                    let other = user.operands().find(|&o| o != v);
+                    let one = matches!(user.arg(2), Arg::Int(n) if n.known() == Some(1))
+                        || matches!(user.arg(2), Arg::Float(x) if *x == 1.0);
+                    match other {
+                        Some(o) if one && g.ty(o) == g.ty(v) => fused.residual = Some(o),
+                        _ => break,
+                    }
+                } else if let Some(bounds) = clamp(user.op(), user.args()).filter(|_| same) {
+                    fused.clamp = bounds;
+                } else {
+                    break;
+                }
+                fusion.joined.insert(last);
+                (last, fused.output) = (only.node, user.output());
+                if fused.clamp != (f32::NEG_INFINITY, f32::INFINITY) {
+                    break;
+                }
+            }
+            fusion.groups.insert(last, fused);
+        }
+        fusion
+    }
+}

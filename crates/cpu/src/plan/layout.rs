@@ -1,0 +1,161 @@
+//! Memory formats: which values are kept channels last, and how each operator runs on them.
+//!
+//! Convolutions want channels last. What follows one keeps that format as long as it can, because an element-wise
+//! operator does not care in which order it meets the elements, and a reduction only needs its dimensions renamed.
+
+use crate::kernel::{ConcreteArg, Kernel, wrap};
+use crate::kernels::channels_last;
+use lowbit_core::ops::OpDef;
+
+/// The order of a tensor's elements in memory; always dense.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Layout {
+    /// C order.
+    Contiguous,
+    /// Dimension 1 varies fastest: `[N, C, H, W]` lies as `[N, H, W, C]`. Three dimensions or more.
+    ChannelsLast,
+}
+
+impl Layout {
+    /// The sizes in the order of memory.
+    pub fn dims(self, shape: &[usize]) -> Vec<usize> {
+        match self {
+            Layout::Contiguous => shape.to_vec(),
+            Layout::ChannelsLast => {
+                shape[..1].iter().chain(&shape[2..]).chain(&shape[1..2]).copied().collect()
+            }
+        }
+    }
+}
+
+/// Whether both layouts of this shape are the same bytes.
+pub fn indifferent(shape: &[usize]) -> bool {
+    shape.len() < 3 || shape[1] == 1 || shape[2..].iter().product::<usize>() == 1
+}
+
+/// How an operator runs on channels-last operands.
+#[derive(Copy, Clone, Debug)]
+pub enum Follow {
+    /// As it is: any element order will do, and the result has the operands'.
+    Elementwise,
+    /// Any element order will do, and results have their own.
+    Whole,
+    /// With the dimension in this argument renamed.
+    Dim(usize),
+    /// With the dimensions in this argument renamed, when it leaves them in place or sums all positions away; the
+    /// next argument says which.
+    Dims(usize),
+    /// By a kernel of its own, which is told the shapes as PyTorch sees them.
+    Kernel(Kernel),
+}
+
+/// How `op` follows; `None` when it needs C order.
+pub fn follow(op: &OpDef) -> Option<Follow> {
+    if let Some(kernel) = channels_last::kernel(op) {
+        return Some(Follow::Kernel(kernel));
+    }
+    if op.traits.elementwise {
+        return Some(Follow::Elementwise);
+    }
+    Some(match op.name {
+        "aten.clone.default" | "aten.contiguous.default" | "aten.dropout.default" | "aten.detach.default" => {
+            Follow::Elementwise
+        }
+        "quantized_decomposed.choose_qparams.tensor"
+        | "quantized_decomposed.choose_qparams_symmetric.tensor" => Follow::Whole,
+        "aten.cat.default" | "aten.softmax.int" | "aten._softmax.default" => Follow::Dim(1),
+        "quantized_decomposed.quantize_per_channel.default"
+        | "quantized_decomposed.dequantize_per_channel.default" => Follow::Dim(3),
+        "aten.mean.dim" | "aten.sum.dim_IntList" | "aten.amax.default" | "aten.amin.default" => {
+            Follow::Dims(1)
+        }
+        _ => return None,
+    })
+}
+
+/// Where logical dimension `d` of a tensor of `rank` dimensions lies in channels-last memory.
+fn renamed(d: i64, rank: usize) -> i64 {
+    match wrap(d, rank) {
+        0 => 0,
+        1 => rank as i64 - 1,
+        d => d as i64 - 1,
+    }
+}
+
+/// The arguments with the dimensions in argument `at` renamed.
+pub fn rename(mut args: Vec<ConcreteArg>, at: usize, rank: usize) -> Vec<ConcreteArg> {
+    match args.get_mut(at) {
+        Some(ConcreteArg::Int(d)) => *d = renamed(*d, rank),
+        Some(ConcreteArg::Ints(list)) => list.iter_mut().for_each(|d| *d = renamed(*d, rank)),
+        _ => {}
+    }
+    args
+}
+
+/// Whether a reduction's dimensions (argument `at`, `keepdim` behind it) are all positions of each channel, or stay.
+pub fn reduces_positions(args: &[ConcreteArg], at: usize, rank: usize) -> bool {
+    if matches!(args.get(at + 1), Some(ConcreteArg::Bool(true))) {
+        return matches!(args.get(at), Some(ConcreteArg::Ints(list)) if !list.is_empty());
+    }
+    let Some(ConcreteArg::Ints(list)) = args.get(at) else { return false };
+    let mut dims: Vec<usize> = list.iter().map(|&d| wrap(d, rank)).collect();
+    dims.sort_unstable();
+    dims == (2..rank).collect::<Vec<_>>()
+}
+
+/// Moves elements of `size` bytes between the layouts of `shape`.
+pub fn reorder(shape: &[usize], size: usize, from: &[u8], to: &mut [u8], to_channels_last: bool) {
+    let (channels, positions) = (shape[1], shape[2..].iter().product::<usize>());
+    let (rows, columns) = if to_channels_last { (channels, positions) } else { (positions, channels) };
+    match size {
+        1 => transpose::<1>(rows, columns, from, to),
+        2 => transpose::<2>(rows, columns, from, to),
+        4 => transpose::<4>(rows, columns, from, to),
+        _ => transpose::<8>(rows, columns, from, to),
+    }
+}
+
+/// Transposes matrices of `rows × columns` elements of `S` bytes, in blocks that stay in the cache.
+fn transpose<const S: usize>(rows: usize, columns: usize, from: &[u8], to: &mut [u8]) {
+    const BLOCK: usize = 16;
+    let (from, _) = from.as_chunks::<S>();
+    let (to, _) = to.as_chunks_mut::<S>();
+    let size = (rows * columns).max(1);
+    for (from, to) in from.chunks_exact(size).zip(to.chunks_exact_mut(size)) {
+        for r0 in (0..rows).step_by(BLOCK) {
+            for c0 in (0..columns).step_by(BLOCK) {
+                for c in c0..columns.min(c0 + BLOCK) {
+                    for r in r0..rows.min(r0 + BLOCK) {
+                        to[c * rows + r] = from[r * columns + c];
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reordering_and_back() {
+        let shape = [2, 19, 3, 7];
+        let x: Vec<u8> = (0..2 * 19 * 21 * 4).map(|i| (i % 251) as u8).collect();
+        let (mut there, mut back) = (vec![0; x.len()], vec![0; x.len()]);
+        reorder(&shape, 4, &x, &mut there, true);
+        // Element (1, 5, 2, 3), by hand.
+        let at = |i: usize| i * 4..i * 4 + 4;
+        assert_eq!(there[at(((3 + 2) * 7 + 3) * 19 + 5)], x[at((19 + 5) * 21 + 2 * 7 + 3)]);
+        reorder(&shape, 4, &there, &mut back, false);
+        assert_eq!(back, x);
+    }
+
+    #[test]
+    fn dimensions_are_renamed() {
+        let dims = |rank| (0..rank as i64).map(|d| renamed(d, rank)).collect::<Vec<_>>();
+        assert_eq!(dims(4), [0, 3, 1, 2]);
+        assert_eq!(renamed(-1, 4), 2);
+        assert_eq!(Layout::ChannelsLast.dims(&[2, 3, 4, 5]), [2, 4, 5, 3]);
+    }
+}

@@ -1,0 +1,190 @@
+//! Plans: a program with its shapes known, as steps over buffers.
+//!
+//! Planning decides, once for each set of input shapes, what a run only carries out: which operators join a convolution
+//! or product (`fuse`), in which memory format each value is kept (`layout`), what is the same in every run
+//! (`constants`), and which values share memory (`memory`).
+
+mod build;
+mod constants;
+mod fuse;
+mod layout;
+mod memory;
+
+pub use constants::constant_values;
+pub use layout::{Layout, reorder};
+
+use crate::dense::conv::Filter;
+use crate::dense::geometry::Geometry;
+use crate::dense::panels::Panels;
+use crate::kernel::{ConcreteArg, Kernel};
+use crate::memory::Aligned;
+use crate::simd::Isa;
+use lowbit_core::Tensor;
+use lowbit_core::dtype::DType;
+use lowbit_core::executor::RunError;
+use lowbit_core::ir::{Arg, NodeId, Program, ValueId};
+use lowbit_core::symint::Bindings;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Where a value's elements are.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The caller's input.
+    Input(usize),
+    /// A constant of the program, or the current state of a buffer.
+    Const(usize),
+    /// A value that is the same in every run, computed when planning.
+    Folded(usize),
+    /// A buffer of the plan.
+    Buffer(usize),
+    /// In another slot.
+    Alias(usize),
+    /// Not decided yet.
+    Nowhere,
+}
+
+/// A value in one memory format.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    /// Where it is.
+    pub place: Place,
+    /// Element type.
+    pub dtype: DType,
+    /// Sizes as the program has them.
+    pub shape: Vec<usize>,
+    /// Order of its elements.
+    pub layout: Layout,
+    /// Sizes in the order of memory.
+    pub dims: Vec<usize>,
+}
+
+impl Slot {
+    /// Size in bytes.
+    pub fn bytes(&self) -> usize {
+        self.dims.iter().product::<usize>() * self.dtype.size()
+    }
+}
+
+/// What a step does.
+#[derive(Debug)]
+pub enum Run {
+    /// Nothing: the output is another slot.
+    Nothing,
+    /// Changes the memory format.
+    Reorder,
+    /// Calls a kernel; it is told sizes in the order of memory.
+    Kernel(Kernel),
+    /// Calls a kernel that knows channels last; it is told sizes as the program has them.
+    ChannelsLast(Kernel),
+    /// A convolution, channels last; the second input is the residual.
+    Convolve(Geometry, Arc<Filter>, (f32, f32)),
+    /// `x · weights + bias`; the second input is the residual.
+    Multiply(Arc<Product>, (f32, f32)),
+}
+
+/// The packed weights of a matrix product.
+#[derive(Debug)]
+pub struct Product {
+    pub(crate) panels: Panels,
+    pub(crate) bias: Aligned,
+}
+
+/// One thing to do.
+#[derive(Debug)]
+pub struct Step {
+    /// The node it is for.
+    pub node: NodeId,
+    /// What to do.
+    pub run: Run,
+    /// Arguments with symbols resolved.
+    pub args: Vec<ConcreteArg>,
+    /// Operands, by slot.
+    pub inputs: Vec<usize>,
+    /// Outputs, by slot.
+    pub outputs: Vec<usize>,
+    /// Watched values that exist once this step has run.
+    pub watched: Vec<(ValueId, usize)>,
+}
+
+/// A program made ready for certain input shapes.
+#[derive(Debug)]
+pub struct Plan {
+    /// Values and their formats.
+    pub slots: Vec<Slot>,
+    /// In order.
+    pub steps: Vec<Step>,
+    /// Bytes of each buffer.
+    pub buffers: Vec<usize>,
+    /// Watched inputs and constants: there before the first step.
+    pub watched_first: Vec<(ValueId, usize)>,
+    /// The user's outputs, then what is written back, in C order.
+    pub results: Vec<usize>,
+    /// Values computed when planning.
+    pub folded: Vec<Tensor>,
+}
+
+/// What all plans of a program share: it does not depend on input shapes.
+#[derive(Debug, Default)]
+pub struct Shared {
+    filters: BTreeMap<NodeId, Arc<Filter>>,
+    products: BTreeMap<NodeId, Arc<Product>>,
+    folded: BTreeMap<ValueId, Tensor>,
+}
+
+impl Plan {
+    /// Plans `program` for symbols of these values. `watch` values are shown to the probe, so they are all made.
+    /// `constant` is [`constant_values`] of the program.
+    ///
+    /// # Errors
+    /// When an operator has no kernel, or a shape cannot be resolved.
+    pub fn new(
+        program: &Program,
+        bindings: &Bindings,
+        watch: &BTreeSet<ValueId>,
+        constant: &[bool],
+        shared: &mut Shared,
+        isa: Isa,
+    ) -> Result<Plan, RunError> {
+        let mut plan = build::Builder::new(program, bindings, watch, constant, shared, isa)?.finish()?;
+        memory::assign(&mut plan);
+        Ok(plan)
+    }
+
+    /// The slot whose bytes this one has.
+    pub fn root(&self, mut s: usize) -> usize {
+        while let Place::Alias(of) = self.slots[s].place {
+            s = of;
+        }
+        s
+    }
+}
+
+/// The arguments of a node with symbols resolved and operands numbered.
+fn concrete(program: &Program, n: NodeId, bindings: &Bindings) -> Result<Vec<ConcreteArg>, RunError> {
+    let mut slot = 0;
+    let mut next = || {
+        slot += 1;
+        slot - 1
+    };
+    let eval = |n: &lowbit_core::SymInt| n.eval(bindings);
+    let args = program.graph.node(n).args().iter().map(|a| {
+        Ok(match a {
+            Arg::None => ConcreteArg::None,
+            Arg::Value(_) => ConcreteArg::Tensor(next()),
+            Arg::Values(vs) => ConcreteArg::Tensors(vs.iter().map(|_| next()).collect()),
+            Arg::OptValues(vs) => ConcreteArg::OptTensors(vs.iter().map(|v| v.map(|_| next())).collect()),
+            Arg::Int(n) => ConcreteArg::Int(eval(n)?),
+            Arg::Ints(l) => ConcreteArg::Ints(l.iter().map(eval).collect::<Result<_, _>>()?),
+            Arg::Float(x) => ConcreteArg::Float(*x),
+            Arg::Floats(l) => ConcreteArg::Floats(l.clone()),
+            Arg::Bool(b) => ConcreteArg::Bool(*b),
+            Arg::Bools(l) => ConcreteArg::Bools(l.clone()),
+            Arg::Str(s) => ConcreteArg::Str(s.clone()),
+            Arg::DType(d) => ConcreteArg::DType(*d),
+            _ => ConcreteArg::None,
+        })
+    });
+    args.collect::<Result<_, lowbit_core::symint::EvalError>>()
+        .map_err(|e| RunError::node(program, n, e.to_string()))
+}

@@ -1,0 +1,204 @@
+//! Registers of `f32` lanes, one type an instruction set, so that each kernel is written once.
+//!
+//! Every operation rounds as the scalar one does, and `fma` rounds once everywhere: a kernel that gives each output
+//! element its own lane computes the same bits on every instruction set.
+
+/// A register of `f32` lanes.
+///
+/// # Safety
+/// Implementations may need CPU features; their methods may only be called where those are enabled and detected.
+/// Pointers must be valid for [`LANES`](Vector::LANES) elements, or for `n` elements in the `_part` methods.
+pub(super) unsafe trait Vector: Copy {
+    /// Elements in a register.
+    const LANES: usize;
+    unsafe fn splat(x: f32) -> Self;
+    unsafe fn load(from: *const f32) -> Self;
+    /// The first `n` lanes, zeros behind; `n` of `LANES` or more means all.
+    unsafe fn load_part(from: *const f32, n: usize) -> Self;
+    unsafe fn store_part(self, to: *mut f32, n: usize);
+    unsafe fn add(self, other: Self) -> Self;
+    /// `self · b + c`, rounded once.
+    unsafe fn fma(self, b: Self, c: Self) -> Self;
+    /// `lo` where `self < lo`, `hi` where `self > hi`; NaN stays NaN, as PyTorch's activations keep it.
+    unsafe fn clamp(self, lo: Self, hi: Self) -> Self;
+}
+
+/// Lanes in plain Rust, for every CPU.
+#[derive(Copy, Clone)]
+pub(super) struct Portable([f32; 8]);
+
+// SAFETY: needs no CPU features.
+unsafe impl Vector for Portable {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Portable([x; 8])
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller vouches for 8 elements; arrays of f32 read unaligned.
+        Portable(unsafe { from.cast::<[f32; 8]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn load_part(from: *const f32, n: usize) -> Self {
+        let mut v = [0.0; 8];
+        // SAFETY: the caller vouches for `n` elements.
+        unsafe { from.copy_to_nonoverlapping(v.as_mut_ptr(), n.min(8)) };
+        Portable(v)
+    }
+
+    #[inline(always)]
+    unsafe fn store_part(self, to: *mut f32, n: usize) {
+        // SAFETY: the caller vouches for `n` elements.
+        unsafe { self.0.as_ptr().copy_to_nonoverlapping(to, n.min(8)) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        Portable(std::array::from_fn(|i| self.0[i] + other.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn fma(self, b: Self, c: Self) -> Self {
+        Portable(std::array::from_fn(|i| self.0[i].mul_add(b.0[i], c.0[i])))
+    }
+
+    #[inline(always)]
+    unsafe fn clamp(self, lo: Self, hi: Self) -> Self {
+        Portable(std::array::from_fn(|i| {
+            let x = if lo.0[i] > self.0[i] { lo.0[i] } else { self.0[i] };
+            if hi.0[i] < x { hi.0[i] } else { x }
+        }))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Vector;
+    use std::arch::x86_64::*;
+
+    /// 8 lanes; needs AVX2 and FMA.
+    #[derive(Copy, Clone)]
+    pub(in super::super) struct Avx2(__m256);
+
+    /// Bits of a mask register for the first `n` of 8 lanes.
+    #[inline(always)]
+    fn mask8(n: usize) -> [i32; 8] {
+        std::array::from_fn(|i| if i < n { -1 } else { 0 })
+    }
+
+    // SAFETY: callers have detected AVX2 and FMA.
+    unsafe impl Vector for Avx2 {
+        const LANES: usize = 8;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            // SAFETY: here and below, the trait's callers vouch for the features and the pointers.
+            Avx2(unsafe { _mm256_set1_ps(x) })
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: as above.
+            Avx2(unsafe { _mm256_loadu_ps(from) })
+        }
+
+        #[inline(always)]
+        unsafe fn load_part(from: *const f32, n: usize) -> Self {
+            // SAFETY: as above; masked lanes are not read.
+            unsafe {
+                let mask = _mm256_loadu_si256(mask8(n).as_ptr().cast());
+                Avx2(_mm256_maskload_ps(from, mask))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn store_part(self, to: *mut f32, n: usize) {
+            // SAFETY: as above; masked lanes are not written.
+            unsafe {
+                let mask = _mm256_loadu_si256(mask8(n).as_ptr().cast());
+                _mm256_maskstore_ps(to, mask, self.0);
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn add(self, other: Self) -> Self {
+            // SAFETY: as above.
+            Avx2(unsafe { _mm256_add_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn fma(self, b: Self, c: Self) -> Self {
+            // SAFETY: as above.
+            Avx2(unsafe { _mm256_fmadd_ps(self.0, b.0, c.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn clamp(self, lo: Self, hi: Self) -> Self {
+            // SAFETY: as above. These instructions give their second operand when one is NaN.
+            Avx2(unsafe { _mm256_min_ps(hi.0, _mm256_max_ps(lo.0, self.0)) })
+        }
+    }
+
+    /// 16 lanes; needs AVX-512 F.
+    #[derive(Copy, Clone)]
+    pub(in super::super) struct Avx512(__m512);
+
+    #[inline(always)]
+    fn mask16(n: usize) -> __mmask16 {
+        if n >= 16 { !0 } else { (1 << n) - 1 }
+    }
+
+    // SAFETY: callers have detected AVX-512 F.
+    unsafe impl Vector for Avx512 {
+        const LANES: usize = 16;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            // SAFETY: here and below, the trait's callers vouch for the feature and the pointers.
+            Avx512(unsafe { _mm512_set1_ps(x) })
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: as above.
+            Avx512(unsafe { _mm512_loadu_ps(from) })
+        }
+
+        #[inline(always)]
+        unsafe fn load_part(from: *const f32, n: usize) -> Self {
+            // SAFETY: as above; masked lanes are not read.
+            Avx512(unsafe { _mm512_maskz_loadu_ps(mask16(n), from) })
+        }
+
+        #[inline(always)]
+        unsafe fn store_part(self, to: *mut f32, n: usize) {
+            // SAFETY: as above; masked lanes are not written.
+            unsafe { _mm512_mask_storeu_ps(to, mask16(n), self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn add(self, other: Self) -> Self {
+            // SAFETY: as above.
+            Avx512(unsafe { _mm512_add_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn fma(self, b: Self, c: Self) -> Self {
+            // SAFETY: as above.
+            Avx512(unsafe { _mm512_fmadd_ps(self.0, b.0, c.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn clamp(self, lo: Self, hi: Self) -> Self {
+            // SAFETY: as above. These instructions give their second operand when one is NaN.
+            Avx512(unsafe { _mm512_min_ps(hi.0, _mm512_max_ps(lo.0, self.0)) })
+        }
+    }
+}
