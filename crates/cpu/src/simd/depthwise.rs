@@ -42,7 +42,7 @@ const PIXELS: usize = 6;
 pub(crate) fn depthwise_row(isa: Isa, mut r: DepthwiseRow<'_>) {
     let line = r.width * r.channels;
     assert!(r.rows.iter().flatten().all(|&o| o + line <= r.x.len()));
-    assert!(r.padded >= r.channels && r.padded % 16 == 0 && r.bias.len() >= r.padded);
+    assert!(r.padded >= r.channels && r.padded.is_multiple_of(16) && r.bias.len() >= r.padded);
     assert!(r.weights.len() >= r.rows.len() * r.kernel * r.padded);
     assert!(r.residual.is_none_or(|v| v.len() >= r.out.len()));
     // SAFETY: an `Isa` exists only where its features were detected; the checks above are what `run` asks for.

@@ -64,7 +64,7 @@ pub(crate) fn tile(isa: Isa, t: Tile<'_>) {
     let needed = (t.m - 1) * t.stride + t.cols;
     assert!(t.m <= isa.rows() && (1..=WIDTH).contains(&t.cols) && t.bias.len() >= WIDTH);
     assert!(t.out.len() >= needed && t.residual.is_none_or(|r| r.len() >= needed));
-    assert!(t.offsets.len() % t.m == 0 && t.panel.len() >= t.offsets.len() / t.m * t.depth * WIDTH);
+    assert!(t.offsets.len().is_multiple_of(t.m) && t.panel.len() >= t.offsets.len() / t.m * t.depth * WIDTH);
     let last = t.x.len().checked_sub(t.depth);
     for &o in t.offsets {
         assert!(if o == OUTSIDE { t.depth <= ZEROS.len() } else { last.is_some_and(|last| o <= last) });
@@ -90,8 +90,8 @@ pub(crate) fn tile(isa: Isa, t: Tile<'_>) {
             Kind::Avx512 => avx512(&raw),
             // Half a panel at a time: the sums of a whole one do not fit the registers.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => halves(&mut raw, |r| avx2(r)),
-            Kind::Portable => halves(&mut raw, |r| portable(r)),
+            Kind::Avx2 => halves(&mut raw, avx2),
+            Kind::Portable => halves(&mut raw, portable),
         }
     }
 }
@@ -99,24 +99,24 @@ pub(crate) fn tile(isa: Isa, t: Tile<'_>) {
 /// Calls `f` for the panel's first and second half.
 ///
 /// # Safety
-/// `r` describes a whole panel.
-unsafe fn halves(r: &mut Raw, f: impl Fn(&Raw)) {
+/// `r` describes a whole panel; `f` may be called on this CPU.
+unsafe fn halves(r: &mut Raw, f: unsafe fn(&Raw)) {
     const HALF: usize = WIDTH / 2;
     let cols = r.cols;
     r.cols = cols.min(HALF);
-    f(r);
-    if cols > HALF {
-        // SAFETY: the panel, its bias and the rows of the result go on that far.
-        unsafe {
+    // SAFETY: the caller's; the panel, its bias and the rows of the result go on that far.
+    unsafe {
+        f(r);
+        if cols > HALF {
             r.panel = r.panel.add(HALF);
             r.bias = r.bias.add(HALF);
             r.out = r.out.add(HALF);
             if !r.residual.is_null() {
                 r.residual = r.residual.add(HALF);
             }
+            r.cols = cols - HALF;
+            f(r);
         }
-        r.cols = cols - HALF;
-        f(r);
     }
 }
 
@@ -139,19 +139,13 @@ unsafe fn avx512(r: &Raw) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2_inner(r: &Raw) {
+unsafe fn avx2(r: &Raw) {
     // SAFETY: the caller's.
     unsafe { by_rows!(r, super::vector::Avx2, 1 2 3 4 5 6) }
 }
 
-#[cfg(target_arch = "x86_64")]
-fn avx2(r: &Raw) {
-    // SAFETY: only reached through `tile`, which has checked both.
-    unsafe { avx2_inner(r) }
-}
-
-fn portable(r: &Raw) {
-    // SAFETY: only reached through `tile`, which has checked.
+unsafe fn portable(r: &Raw) {
+    // SAFETY: the caller's.
     unsafe { by_rows!(r, Portable, 1 2 3 4) }
 }
 
