@@ -13,7 +13,7 @@ import shutil
 import traceback
 import warnings
 
-CALLS, CALIBRATION = 3, 4
+CALLS, CALIBRATION = 8, 8
 
 
 def export(task):
@@ -86,7 +86,7 @@ def settle(net, inputs):
         norm.train()
     if norms:
         with torch.no_grad():
-            batch = [torch.cat([inputs(200 + seed)[i] for seed in range(4)]) for i in range(len(inputs(0)))]
+            batch = [torch.cat([inputs(200 + seed)[i] for seed in range(16)]) for i in range(len(inputs(0)))]
             net(*batch)
     net.eval()
 
