@@ -28,7 +28,7 @@ fn numbered(arrays: &BTreeMap<String, Tensor>, prefix: &str) -> Vec<Tensor> {
     (0..).map_while(|i| arrays.get(&format!("{prefix}{i}")).cloned()).collect()
 }
 
-fn same(got: &Tensor, expected: &Tensor) -> Result<(), String> {
+pub fn same(got: &Tensor, expected: &Tensor) -> Result<(), String> {
     if (got.dtype(), got.shape()) != (expected.dtype(), expected.shape()) {
         let kind = |t: &Tensor| format!("{}{:?}", t.dtype(), t.shape());
         return Err(format!("{}, expected {}", kind(got), kind(expected)));

@@ -1,3 +1,5 @@
 //! Integration tests over the whole workspace.
 
 mod cases;
+mod decompose;
+mod op_calls;
