@@ -90,13 +90,15 @@ impl Builder {
         }
         let number = |t: &str| t.parse::<f64>().map_err(|_| format!("{t:?} is no number"));
         let list = |t: &str| {
-            let inner = t.strip_prefix('[').and_then(|t| t.strip_suffix(']')).ok_or(format!("{t:?} is no list"));
+            let inner =
+                t.strip_prefix('[').and_then(|t| t.strip_suffix(']')).ok_or(format!("{t:?} is no list"));
             inner.map(|t| t.split(',').filter(|t| !t.is_empty()).map(str::to_string).collect::<Vec<_>>())
         };
         Ok(match kind {
             ArgKind::Tensor => Arg::Value(self.tensor(text)?),
             ArgKind::TensorList | ArgKind::OptTensorList => {
-                let inner = text.strip_prefix('(').and_then(|t| t.strip_suffix(')')).ok_or("no list of tensors")?;
+                let inner =
+                    text.strip_prefix('(').and_then(|t| t.strip_suffix(')')).ok_or("no list of tensors")?;
                 let values = words(inner)
                     .iter()
                     .map(|w| if w == "n" { Ok(None) } else { self.tensor(w).map(Some) })
@@ -116,13 +118,19 @@ impl Builder {
             },
             ArgKind::Float => Arg::Float(number(text)?),
             ArgKind::IntList => {
-                Arg::Ints(list(text)?.iter().map(|t| Ok(SymInt::Known(number(t)? as i64))).collect::<Result<_, String>>()?)
+                Arg::Ints(list(text)?.iter().map(|t| Ok(SymInt::Known(number(t)? as i64))).collect::<Result<
+                    _,
+                    String,
+                >>(
+                )?)
             }
-            ArgKind::FloatList => Arg::Floats(list(text)?.iter().map(|t| number(t)).collect::<Result<_, String>>()?),
+            ArgKind::FloatList => {
+                Arg::Floats(list(text)?.iter().map(|t| number(t)).collect::<Result<_, String>>()?)
+            }
             ArgKind::Str => Arg::from(text.trim_matches('"')),
-            ArgKind::DType => {
-                Arg::DType(DType::from_name(text.trim_start_matches(':')).ok_or(format!("no element type {text:?}"))?)
-            }
+            ArgKind::DType => Arg::DType(
+                DType::from_name(text.trim_start_matches(':')).ok_or(format!("no element type {text:?}"))?,
+            ),
             _ => Arg::from(text.trim_matches('"')),
         })
     }
@@ -135,16 +143,22 @@ impl Builder {
             return Ok(self.program.add_constant("constant", ConstKind::Tensor, t));
         }
         if let Some(literal) = text.strip_prefix("=i") {
-            let numbers: Vec<i64> =
-                literal.split(['[', ']', ',']).filter(|t| !t.is_empty()).filter_map(|t| t.parse().ok()).collect();
+            let numbers: Vec<i64> = literal
+                .split(['[', ']', ','])
+                .filter(|t| !t.is_empty())
+                .filter_map(|t| t.parse().ok())
+                .collect();
             let rows = literal.matches('[').count().saturating_sub(1);
             let shape = if rows > 0 { vec![rows, numbers.len() / rows] } else { vec![numbers.len()] };
             return self.input(Tensor::new(&shape, numbers).map_err(|e| e.to_string())?);
         }
         let (kind, rest) = text.split_once('[').ok_or_else(bad)?;
         let (dims, limit) = rest.split_once(']').ok_or_else(bad)?;
-        let shape: Vec<usize> =
-            dims.split(',').filter(|d| !d.is_empty()).map(|d| d.parse().map_err(|_| bad())).collect::<Result<_, _>>()?;
+        let shape: Vec<usize> = dims
+            .split(',')
+            .filter(|d| !d.is_empty())
+            .map(|d| d.parse().map_err(|_| bad()))
+            .collect::<Result<_, _>>()?;
         let limit = limit.strip_prefix('<').and_then(|l| l.parse::<f64>().ok()).unwrap_or(0.0);
         let (dtype, low, high) = match kind {
             "f" => (self.element, -3.0, 3.0),
