@@ -24,7 +24,7 @@ pub struct Converted {
     pub samples: usize,
     /// Why nodes were left in floating point, by name, where the quantizer said.
     pub reasons: BTreeMap<String, String>,
-    pub(super) dynamic: Option<Granularity>,
+    pub(super) dynamic: BTreeMap<NodeId, Vec<usize>>,
 }
 
 /// One quantized site.
@@ -364,84 +364,4 @@ enum Scales {
     Literal(f64, i64),
     Channel(ValueId, ValueId, i64),
     Dynamic(ValueId, ValueId),
-}
-
-impl Converted {
-    /// The program as the *device* computes it: where it chooses dynamic parameters for each row instead of each tensor,
-    /// the chains are replaced by per-row ones. The same as [`program`](Self::program) for everything else.
-    ///
-    /// # Errors
-    /// When the rewritten program is invalid (a bug).
-    pub fn device_program(&self) -> Result<Program, Error> {
-        let mut program = self.program.clone();
-        if self.dynamic != Some(Granularity::Token) {
-            return Ok(program);
-        }
-        let chains: Vec<NodeId> = program
-            .graph
-            .nodes()
-            .filter(|n| *program.graph.node(*n).op() == ops::CHOOSE_QPARAMS)
-            .filter(|n| {
-                program.graph.node(*n).operands().next().is_some_and(|v| program.graph.ty(v).rank() >= 2)
-                    && feeds_products(&program, *n)
-            })
-            .collect();
-        for n in chains {
-            per_row(&mut program, n)
-                .map_err(|e| Error::Fold { value: "choose_qparams".into(), reason: e.message })?;
-        }
-        let dead = DeadCode;
-        dead.run(&mut program).map_err(|reason| PassError::Failed { pass: dead.name(), reason })?;
-        verify(&program).map_err(|errors| PassError::Invalid { pass: "device_program", errors })?;
-        Ok(program)
-    }
-}
-
-/// Whether what this chain quantizes is read by linear layers and matrix products alone. Convolutions take one scale for
-/// each image, which is what the chain computes for a batch of one.
-fn feeds_products(program: &Program, choose: NodeId) -> bool {
-    let g = &program.graph;
-    let chain = g.users(g.node(choose).outputs()[0]);
-    let mut readers = chain
-        .iter()
-        .filter(|&&n| *g.node(n).op() == ops::DEQUANTIZE_PER_TENSOR_TENSOR)
-        .flat_map(|&n| g.users(g.node(n).output()));
-    readers.all(|n| {
-        [
-            "aten.linear",
-            "aten.addmm",
-            "aten.mm",
-            "aten.matmul",
-            "aten.bmm",
-            "aten.view",
-            "aten.reshape",
-            "aten.t",
-        ]
-        .contains(&g.node(n).op().packet())
-    })
-}
-
-/// Replaces one `choose_qparams → quantize → dequantize` chain by its per-row form.
-fn per_row(program: &mut Program, choose: NodeId) -> Result<(), ops::InferError> {
-    let node = program.graph.node(choose).clone();
-    let dtype = node.arg(4).clone();
-    let x = node.arg(0).clone();
-    let new =
-        NewNode::new(&ops::CHOOSE_QPARAMS_PER_TOKEN_ASYMMETRIC, [x.clone(), dtype]).in_module(&node.module);
-    let chosen = program.graph.insert_after(choose, new)?;
-    let outs = program.graph.node(chosen).outputs().to_vec();
-    for q in program.graph.users(node.outputs()[0]) {
-        let old = program.graph.node(q).clone();
-        let float = *old.op() == ops::DEQUANTIZE_PER_TENSOR_TENSOR;
-        let mut args = vec![old.arg(0).clone(), outs[0].into(), outs[1].into()];
-        args.extend(old.args()[3..6].iter().cloned());
-        let op = if float { &ops::DEQUANTIZE_PER_TOKEN } else { &ops::QUANTIZE_PER_TOKEN };
-        if float {
-            args.push(program.graph.ty(old.output()).dtype.into());
-        }
-        let n = program.graph.insert_after(q, NewNode::new(op, args).in_module(&old.module))?;
-        let to = program.graph.node(n).output();
-        program.graph.replace_uses(old.output(), to, Some(n));
-    }
-    Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod convert;
 mod derive;
+mod device;
 mod evaluate;
 pub mod lower;
 mod prepare;

@@ -2,9 +2,9 @@
 
 use super::Error;
 use crate::executor::{Executor, Session};
-use crate::ir::{Key, Program, ValueId};
+use crate::ir::{Key, NodeId, Program, ValueId};
 use crate::passes::{FoldBatchNorm, Pass, PassError};
-use crate::quant::{Annotations, Groups, Observer, ObserverState, QParams, Site, Spec, observer};
+use crate::quant::{Annotations, Group, Groups, Observer, ObserverState, QParams, Site, Spec, observer};
 use crate::quantizer::Quantizer;
 use crate::tensor::{Tensor, TensorView};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +17,8 @@ pub struct Prepared {
     pub(super) groups: Groups,
     /// One a group; `None` where parameters are fixed or derived.
     pub(super) observers: Vec<Option<Box<dyn Observer>>>,
-    pub(super) dynamic: Option<crate::quant::Granularity>,
+    /// Readers whose device takes ranges at run time over these dimensions of their input.
+    pub(super) dynamic: BTreeMap<NodeId, Vec<usize>>,
     /// Which groups watch a value that changes from run to run.
     watch: BTreeMap<ValueId, Vec<usize>>,
     /// Which groups watch a value that only constants feed: looked at once.
@@ -39,7 +40,20 @@ pub fn prepare(mut program: Program, quantizer: &dyn Quantizer) -> Result<Prepar
     let mut annotations = Annotations::default();
     quantizer.annotate(&program, &mut annotations)?;
     quantizer.validate(&program, &annotations)?;
-    Prepared::new(program, annotations, quantizer.dynamic_granularity())
+    let mut prepared = Prepared::new(program, annotations)?;
+    prepared.dynamic = dynamic_readers(&prepared, quantizer);
+    Ok(prepared)
+}
+
+/// Nodes with an input that is quantized at run time, and what shares a range there.
+fn dynamic_readers(prepared: &Prepared, quantizer: &dyn Quantizer) -> BTreeMap<NodeId, Vec<usize>> {
+    let dynamic = |g: &&Group| matches!(&g.spec, Spec::Observed(spec) if spec.dynamic);
+    let sites = prepared.groups.groups.iter().filter(dynamic).flat_map(|g| &g.sites);
+    let reader = |site: &Site| match site {
+        Site::Input(u) => Some((u.node, quantizer.dynamic_dims(&prepared.program, u.node)?)),
+        Site::Output(_) => None,
+    };
+    sites.filter_map(reader).collect()
 }
 
 /// Values that depend on constants alone, the constants included.
@@ -64,11 +78,7 @@ impl Prepared {
     ///
     /// # Errors
     /// When specs contradict each other, or an observer cannot do what its spec asks.
-    pub fn new(
-        program: Program,
-        annotations: Annotations,
-        dynamic: Option<crate::quant::Granularity>,
-    ) -> Result<Prepared, Error> {
+    pub fn new(program: Program, annotations: Annotations) -> Result<Prepared, Error> {
         let groups = Groups::form(&program, &annotations)?;
         let mut observers = Vec::with_capacity(groups.groups.len());
         for g in &groups.groups {
@@ -112,7 +122,7 @@ impl Prepared {
             annotations,
             groups,
             observers,
-            dynamic,
+            dynamic: BTreeMap::new(),
             watch,
             weights,
             weights_seen: false,

@@ -8,7 +8,7 @@ pub use rules::{Match, Rule, RuleQuantizer};
 
 use crate::ir::{NodeId, Program};
 use crate::passes::PassError;
-use crate::quant::{Annotations, Granularity, QuantError};
+use crate::quant::{Annotations, QuantError};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -47,9 +47,10 @@ pub trait Quantizer: Debug {
         Err(QuantError::Config("this quantizer cannot be told to leave nodes in floating point".into()))
     }
 
-    /// What shares a scale when the *device* quantizes activations at run time, where that differs from what the
-    /// converted program says (torchao writes per tensor, XNNPACK computes per row). Evaluation simulates this.
-    fn dynamic_granularity(&self) -> Option<Granularity> {
+    /// The dimensions of `reader`'s input over which the *device* takes one range when it quantizes at run time, where
+    /// that is not the whole tensor: the last one for a linear layer that is quantized row by row. The converted program
+    /// says "per tensor", as torchao's does; evaluation computes what the device does.
+    fn dynamic_dims(&self, _program: &Program, _reader: NodeId) -> Option<Vec<usize>> {
         None
     }
 }

@@ -6,7 +6,7 @@ use crate::dtype::DType;
 use crate::ir::{Key, NodeId, Program, ValueId};
 use crate::ops::OpDef;
 use crate::passes::{PassError, Pipeline};
-use crate::quant::{Annotations, Granularity, QuantError, Site, Spec};
+use crate::quant::{Annotations, QuantError, Site, Spec};
 use std::fmt;
 
 /// A chain of operators, and which of its tensors are quantized.
@@ -83,7 +83,7 @@ pub struct RuleQuantizer {
     settings: Vec<Setting>,
     filters: Vec<NodeFilter>,
     prepare: fn() -> Pipeline,
-    granularity: Option<Granularity>,
+    dynamic_dims: fn(&Program, NodeId) -> Option<Vec<usize>>,
 }
 
 impl fmt::Debug for RuleQuantizer {
@@ -107,7 +107,7 @@ impl RuleQuantizer {
             settings: Vec::new(),
             filters: Vec::new(),
             prepare: Pipeline::default,
-            granularity: None,
+            dynamic_dims: |_, _| None,
         }
     }
 
@@ -123,9 +123,9 @@ impl RuleQuantizer {
         self
     }
 
-    /// What the device computes where it quantizes at run time; see [`Quantizer::dynamic_granularity`].
-    pub fn dynamic_granularity(mut self, granularity: Granularity) -> Self {
-        self.granularity = Some(granularity);
+    /// What shares a range where the device quantizes at run time; see [`Quantizer::dynamic_dims`].
+    pub fn dynamic_dims(mut self, dims: fn(&Program, NodeId) -> Option<Vec<usize>>) -> Self {
+        self.dynamic_dims = dims;
         self
     }
 
@@ -312,8 +312,8 @@ impl Quantizer for RuleQuantizer {
         Ok(())
     }
 
-    fn dynamic_granularity(&self) -> Option<Granularity> {
-        self.granularity
+    fn dynamic_dims(&self, program: &Program, reader: NodeId) -> Option<Vec<usize>> {
+        (self.dynamic_dims)(program, reader)
     }
 }
 

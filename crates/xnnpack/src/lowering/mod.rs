@@ -9,6 +9,7 @@ mod quant;
 mod weight;
 
 use build::Builder;
+pub use emit::is_fully_connected;
 use lowbit_core::backend::{BackendError, Blob, Claim, Lowering};
 use lowbit_core::ir::{Key, NodeId, Program};
 use lowbit_core::passes::Pipeline;

@@ -45,7 +45,14 @@ struct Plan {
     inputs: i64,
     /// Output channels of a group.
     outputs: i64,
+    /// XNNPACK computes it as a linear layer.
+    fully_connected: bool,
     along: Vec<NodeId>,
+}
+
+/// Whether XNNPACK makes this convolution a linear layer over the channels of each pixel.
+pub fn is_fully_connected(program: &Program, n: NodeId) -> bool {
+    plan(program, n).is_ok_and(|p| p.fully_connected)
 }
 
 impl Plan {
@@ -112,6 +119,10 @@ fn plan(program: &Program, n: NodeId) -> Result<Plan, String> {
             false => Some(0),
         },
     };
+    let fully_connected = !transposed
+        && groups == 1
+        && (kernel, stride, padding) == ([1; 2], [1; 2], [0; 4])
+        && inputs + outputs > 2;
     let mut along = Vec::new();
     let mut input = x;
     if !transposed && let Some((pad, before, sides)) = absorbed_pad(program, x, spatial) {
@@ -140,6 +151,7 @@ fn plan(program: &Program, n: NodeId) -> Result<Plan, String> {
         groups,
         inputs,
         outputs,
+        fully_connected,
         along,
     })
 }
@@ -178,7 +190,9 @@ fn emit(b: &mut Builder<'_>, n: NodeId) -> Emit {
     let p = plan(b.part, n)?;
     let layer = &p.layer;
     let layout = Layout::channels_last(b.ty(layer.input), p.spatial);
-    let input = layer.input(b, &layout, 3)?;
+    // XNNPACK makes a pointwise convolution a linear layer, and turns its input to ranges a pixel; another convolution that
+    // reads the same tensor, with ranges an image, would then compute nonsense. So each gets its own.
+    let input = layer.input(b, &layout, if p.fully_connected { 1 } else { 3 })?;
     let [kh, kw] = [to_u32(p.kernel[0])?, to_u32(p.kernel[1])?];
     let (groups, inputs, outputs) = (to_u32(p.groups)?, to_u32(p.inputs)?, to_u32(p.outputs)?);
     let all = groups * outputs;

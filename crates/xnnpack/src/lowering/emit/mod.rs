@@ -19,6 +19,7 @@ mod unary;
 use super::build::{Builder, Emit, Exit};
 use super::quant::{Dequantized, QParams, dequantized, exit};
 use crate::subgraph::MAX_DIMS;
+pub use conv::is_fully_connected;
 use lowbit_core::dtype::DType;
 use lowbit_core::ir::{NodeId, Program, ValueId};
 use lowbit_core::ops::OpDef;
