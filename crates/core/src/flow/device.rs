@@ -10,7 +10,7 @@ use crate::ir::{Arg, NewNode, NodeId, Program, Use, ValueId, verify};
 use crate::ops::{self, InferError};
 use crate::passes::{DeadCode, Pass, PassError};
 use crate::symint::SymInt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Converted {
     /// The program as the *device* computes it: every reader for which the quantizer named
@@ -22,7 +22,9 @@ impl Converted {
     pub fn device_program(&self) -> Result<Program, Error> {
         let mut program = self.program.clone();
         let mut done = BTreeMap::new();
-        for (&reader, dims) in &self.dynamic {
+        // What nobody reads was erased.
+        let alive: BTreeSet<NodeId> = program.graph.nodes().collect();
+        for (&reader, dims) in self.dynamic.iter().filter(|(n, _)| alive.contains(n)) {
             for (slot, chain) in chains(&program, reader) {
                 let key = (chain.choose, dims.clone());
                 let value = match done.get(&key) {
