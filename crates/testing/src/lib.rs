@@ -1,1 +1,115 @@
-//! Conformance kit that every lowbit backend runs.
+//! The conformance kit: what every backend of lowbit, first- or third-party, is checked with.
+//!
+//! ```ignore
+//! #[test]
+//! fn conforms() {
+//!     lowbit_testing::check_backend(&lowbit_acme::Acme, &[/* exceptions, by name */]);
+//! }
+//! ```
+//!
+//! Each recipe of the backend is tried on each of some forty tiny [`CASES`], and so is the lowering of the programs in
+//! floating point, under the name [`FLOAT`]:
+//!
+//! * `transform` leaves a valid program that computes the same;
+//! * `annotate` leaves the program unchanged and says the same twice; every node is annotated or has a reason;
+//! * `validate` accepts what `annotate` made;
+//! * prepare, calibrate and convert give a valid program, whose outputs are close to the float program's;
+//! * the passes of the lowering leave a valid program that computes the same;
+//! * claims name live nodes and are the same twice; every node left outside has a reason;
+//! * the regions made of the claims are disjoint and convex, and every node is in one place;
+//! * compiling is deterministic;
+//! * with a [`Device`]: the lowered program, run on it, agrees with the CPU.
+//!
+//! A recipe that never quantizes anything, or a lowering that never takes anything, is a failure too.
+//!
+//! Exceptions are by name: `CASE`, or `RECIPE/CASE`. One that does not occur is an error, so the list cannot rot.
+#![forbid(unsafe_code)]
+
+mod cases;
+mod check;
+pub mod data;
+mod device;
+
+pub use cases::{CASES, Case, CaseError};
+pub use check::{Failure, Failures, Summary};
+pub use device::{Device, DeviceError, run_lowered};
+
+use lowbit_core::backend::{Backend, Options};
+
+/// Names the lowering of float programs where otherwise a recipe's name stands.
+pub const FLOAT: &str = "float";
+
+/// Checks a backend; see the [crate's page](crate) for what, and [`Kit`] to also execute what it compiles.
+///
+/// # Panics
+/// With a list of what failed: recipe, case, what is wrong, and what to do.
+pub fn check_backend(backend: &dyn Backend, skipped: &[&str]) {
+    if let Err(failures) = Kit::new(backend).skip(skipped).check() {
+        panic!("{failures}");
+    }
+}
+
+/// A check to be configured: `Kit::new(&Acme).device(&Simulator).check()`.
+#[derive(Debug)]
+pub struct Kit<'a> {
+    backend: &'a dyn Backend,
+    options: Options,
+    skipped: Vec<String>,
+    floor_db: f64,
+    device: Option<&'a dyn Device>,
+    device_db: f64,
+}
+
+impl<'a> Kit<'a> {
+    /// The checks of [`check_backend`], without exceptions.
+    pub fn new(backend: &'a dyn Backend) -> Self {
+        Kit {
+            backend,
+            options: Options::new(),
+            skipped: Vec::new(),
+            floor_db: 25.0,
+            device: None,
+            device_db: 35.0,
+        }
+    }
+
+    /// Exceptions, `CASE` (a recipe or more may fail it) or `RECIPE/CASE`. One that nothing fails is an error.
+    pub fn skip(mut self, names: &[&str]) -> Self {
+        self.skipped.extend(names.iter().map(|n| n.to_string()));
+        self
+    }
+
+    /// Options for the backend's quantizers.
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// The least SQNR in dB of every output of every case against the float program: 25 unless told, which 8-bit
+    /// recipes keep with ease and 4-bit ones may not.
+    pub fn sqnr_floor(mut self, db: f64) -> Self {
+        self.floor_db = db;
+        self
+    }
+
+    /// What executes compiled regions.
+    pub fn device(mut self, device: &'a dyn Device) -> Self {
+        self.device = Some(device);
+        self
+    }
+
+    /// The least SQNR in dB of the device's outputs against the quantized program on the CPU: 35 unless told, which is
+    /// one step more or less in an element here and there.
+    pub fn device_agreement(mut self, db: f64) -> Self {
+        self.device_db = db;
+        self
+    }
+
+    /// Runs all checks.
+    ///
+    /// # Errors
+    /// Everything that failed and is no exception, and exceptions that do not occur.
+    pub fn check(&self) -> Result<Summary, Failures> {
+        check::all(self)
+    }
+}
