@@ -125,7 +125,8 @@ pub fn all(kit: &Kit<'_>) -> Result<Summary, Failures> {
         let full = format!("{}/{}", f.recipe, f.case);
         kit.skipped.iter().any(|s| !f.case.is_empty() && (*s == f.case || *s == full))
     };
-    let stale = |s: &&String| !found.iter().any(|f| **s == f.case || **s == format!("{}/{}", f.recipe, f.case));
+    let stale =
+        |s: &&String| !found.iter().any(|f| **s == f.case || **s == format!("{}/{}", f.recipe, f.case));
     let stale: Vec<Failure> = kit
         .skipped
         .iter()
@@ -169,7 +170,9 @@ fn quantized(kit: &Kit<'_>, recipe: &str, case: &Case, summary: &mut Summary) ->
     annotating(&float, &*quantizer)?;
 
     let stage = |name: &'static str| {
-        move |e: flow::Error| fault(format!("{name}: {e}"), format!("annotate so that `flow::{name}` succeeds"))
+        move |e: flow::Error| {
+            fault(format!("{name}: {e}"), format!("annotate so that `flow::{name}` succeeds"))
+        }
     };
     let mut prepared = flow::prepare(float.clone(), &*quantizer).map_err(stage("prepare"))?;
     if prepared.needs_data() {
@@ -305,13 +308,15 @@ fn lowering(
         .passes()
         .run(&mut passed)
         .map_err(|e| fault(e.to_string(), "let passes leave alone what they cannot handle"))?;
-    same(program, &passed, same_db)
-        .map_err(|what| fault(format!("the lowering's passes change results: {what}"), "passes must keep them"))?;
+    same(program, &passed, same_db).map_err(|what| {
+        fault(format!("the lowering's passes change results: {what}"), "passes must keep them")
+    })?;
     claims(&*lowering, &passed)?;
 
     let lower = |by: &dyn Lowering| {
         flow::lower(program.clone(), &[by]).map_err(|e| {
-            let cure = "return `BackendError::Refused` for a node that shows to be impossible while compiling";
+            let cure =
+                "return `BackendError::Refused` for a node that shows to be impossible while compiling";
             fault(format!("lower: {e}"), cure)
         })
     };
@@ -322,7 +327,8 @@ fn lowering(
         let cure = "let nothing but the region decide; no clock, no addresses, no iteration over a `HashMap`";
         return Err(fault("compiling twice gives different blobs", cure));
     }
-    verify(&lowered.program).map_err(|e| fault(format!("lower left an {e}"), "report it: a bug of lowbit"))?;
+    verify(&lowered.program)
+        .map_err(|e| fault(format!("lower left an {e}"), "report it: a bug of lowbit"))?;
     placed(&passed, &lowered)?;
     if let Some(i) = lowered.delegates.iter().position(|d| d.blob.bytes.is_empty()) {
         return Err(fault(format!("the blob of delegate {i} is empty"), "write what the runtime needs"));
@@ -350,7 +356,10 @@ fn claims(lowering: &dyn Lowering, program: &Program) -> Result<(), Fault> {
             }
             Claim::Take(with) if with.iter().any(|m| !live.contains(m)) => {
                 let what = format!("%{name} takes along a node that is not in the program");
-                return Err(fault(what, "list nodes of this program, found through `Graph::producer` or `users`"));
+                return Err(fault(
+                    what,
+                    "list nodes of this program, found through `Graph::producer` or `users`",
+                ));
             }
             _ => {}
         }
@@ -389,11 +398,11 @@ fn placed(passed: &Program, lowered: &Lowered) -> Result<(), Fault> {
             let from = || g.node(n).operands().filter_map(|v| g.producer(v));
             let here = region[n.index()] == Some(d);
             if here && from().any(|p| tainted[p.index()]) {
-                let what = format!("delegate {d} is not convex: %{} waits for its own results", g.node(n).name);
+                let what =
+                    format!("delegate {d} is not convex: %{} waits for its own results", g.node(n).name);
                 return Err(fault(what, report));
             }
-            tainted[n.index()] =
-                !here && from().any(|p| tainted[p.index()] || region[p.index()] == Some(d));
+            tainted[n.index()] = !here && from().any(|p| tainted[p.index()] || region[p.index()] == Some(d));
         }
     }
     let outer = &lowered.program.graph;
@@ -402,7 +411,8 @@ fn placed(passed: &Program, lowered: &Lowered) -> Result<(), Fault> {
         .filter(|&n| *outer.node(n).op() == ops::CALL_DELEGATE)
         .map(|n| ops::views::int(outer.node(n).arg(0)))
         .collect();
-    let once = (0..lowered.delegates.len()).all(|d| calls.iter().filter(|c| **c == Some(d as i64)).count() == 1);
+    let once =
+        (0..lowered.delegates.len()).all(|d| calls.iter().filter(|c| **c == Some(d as i64)).count() == 1);
     if calls.len() != lowered.delegates.len() || !once {
         return Err(fault("not every delegate is called once", report));
     }
@@ -421,11 +431,14 @@ fn on_device(
     let executor = CpuExecutor::default();
     for sample in EVALUATION {
         let inputs = data::inputs(program, sample);
-        let want = run(device_program, &inputs).map_err(|e| fault(e.to_string(), "report it: a bug of lowbit"))?;
-        let got = run_lowered(lowered, device, &executor, &inputs)
-            .map_err(|e| fault(format!("on the device: {e}"), "let `compile` refuse what the device cannot run"))?;
+        let want =
+            run(device_program, &inputs).map_err(|e| fault(e.to_string(), "report it: a bug of lowbit"))?;
+        let got = run_lowered(lowered, device, &executor, &inputs).map_err(|e| {
+            fault(format!("on the device: {e}"), "let `compile` refuse what the device cannot run")
+        })?;
         compare(&want, &got, kit.device_db).map_err(|what| {
-            let cure = "the device must round and clamp as the quantize and dequantize nodes of the region say";
+            let cure =
+                "the device must round and clamp as the quantize and dequantize nodes of the region say";
             fault(format!("the device disagrees with the CPU: {what}"), cure)
         })?;
         summary.device_runs += 1;

@@ -137,7 +137,8 @@ impl Backend for Fake {
             let (backend, known) = (self.name(), vec!["int8"]);
             return Err(BackendError::UnknownRecipe { backend, recipe: recipe.into(), known });
         }
-        let bits = if self.0 == TooFewBits { QRange::new(lowbit_core::DType::I8, -1, 1) } else { Ok(QRange::INT8) };
+        let bits =
+            if self.0 == TooFewBits { QRange::new(lowbit_core::DType::I8, -1, 1) } else { Ok(QRange::INT8) };
         let range = bits.expect("int8 holds it");
         let quantizer = RuleQuantizer::new(RULES, OpConfig::new(spec(range), spec(range)));
         Ok(Box::new(FakeQuantizer(self.0, quantizer)))
