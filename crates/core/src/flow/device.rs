@@ -5,7 +5,6 @@
 
 use super::Error;
 use super::convert::Converted;
-use crate::dtype::DType;
 use crate::ir::{Arg, NewNode, NodeId, Program, Use, ValueId, verify};
 use crate::ops::{self, InferError};
 use crate::passes::{DeadCode, Pass, PassError};
@@ -30,7 +29,7 @@ impl Converted {
                 let value = match done.get(&key) {
                     Some(&v) => v,
                     None => {
-                        let v = by_rows(&mut program, &chain, dims)
+                        let v = by_blocks(&mut program, &chain, dims)
                             .map_err(|e| Error::Fold { value: "choose_qparams".into(), reason: e.message })?;
                         *done.entry(key).or_insert(v)
                     }
@@ -64,40 +63,34 @@ fn chains(program: &Program, reader: NodeId) -> Vec<(u32, Chain)> {
     operands.filter_map(|(v, slot)| Some((slot, chain(v)?))).collect()
 }
 
-/// Quantizes and dequantizes the chain's value with one range for each index of the dimensions outside `dims`: those are
-/// moved to the end and flattened to a row, since the operators know rows only.
-fn by_rows(program: &mut Program, chain: &Chain, dims: &[usize]) -> Result<ValueId, InferError> {
+/// Quantizes and dequantizes the chain's value with one range for each index of the dimensions outside `dims`.
+fn by_blocks(program: &mut Program, chain: &Chain, dims: &[usize]) -> Result<ValueId, InferError> {
     let g = &program.graph;
     let module = g.node(chain.choose).module.clone();
     let (choose, dequantize) = (g.node(chain.choose).clone(), g.node(chain.dequantize).clone());
     let x = choose.operands().next().unwrap_or_else(|| choose.output());
-    let shape = g.ty(x).shape.clone();
-    let outer: Vec<usize> = (0..shape.len()).filter(|d| !dims.contains(d)).collect();
-    let order: Vec<usize> = outer.iter().chain(dims).copied().collect();
-    let mut back = vec![0; order.len()];
-    order.iter().enumerate().for_each(|(i, &d)| back[d] = i);
-    let size = |list: &[usize]| list.iter().map(|&d| shape[d].clone()).collect::<Vec<SymInt>>();
-    let row = size(dims).into_iter().fold(SymInt::from(1), |a, b| a * b);
-    let rows: Vec<SymInt> = size(&outer).into_iter().chain([row]).collect();
+    let (shape, float) = (&g.ty(x).shape, g.ty(x).dtype);
+    let size = |(d, n): (usize, &SymInt)| if dims.contains(&d) { n.clone() } else { 1.into() };
+    let block = Arg::Ints(shape.iter().enumerate().map(size).collect());
+    let [min, max, dtype] = [3, 4, 5].map(|i| dequantize.arg(i).clone());
 
     let mut at = chain.dequantize;
-    let mut push = |program: &mut Program, op, args: Vec<Arg>| {
+    let mut push = |op, args: Vec<Arg>| {
         at = program.graph.insert_after(at, NewNode::new(op, args).in_module(&module))?;
         Ok::<_, InferError>(program.graph.node(at).outputs().to_vec())
     };
-    let permuted = |order: &[usize]| Arg::Ints(order.iter().map(|&d| SymInt::from(d as i64)).collect());
-    let moved = push(program, &ops::PERMUTE, vec![x.into(), permuted(&order)])?[0];
-    let flat = push(program, &ops::RESHAPE, vec![moved.into(), Arg::Ints(rows)])?[0];
-    let dtype = choose.arg(4).clone();
-    let chosen = push(program, &ops::CHOOSE_QPARAMS_PER_TOKEN_ASYMMETRIC, vec![flat.into(), dtype])?;
-    let params = |v: ValueId| -> Vec<Arg> {
-        let range = dequantize.args()[3..6].iter().cloned();
-        [Arg::Value(v), chosen[0].into(), chosen[1].into()].into_iter().chain(range).collect()
+    // Devices know no least scale: any range that is not empty is spread over all integers.
+    let eps = Arg::Float(f64::from(f32::MIN_POSITIVE));
+    let head = [x.into(), "ASYMMETRIC".into(), block.clone(), dtype.clone()];
+    let tail = [min.clone(), max.clone(), eps];
+    let chosen = push(&ops::CHOOSE_QPARAMS_AFFINE, head.into_iter().chain(tail).collect())?;
+    let args = |v: ValueId| {
+        let by = [block.clone(), chosen[0].into(), chosen[1].into()];
+        let range = [dtype.clone(), min.clone(), max.clone()];
+        [v.into()].into_iter().chain(by).chain(range).collect::<Vec<Arg>>()
     };
-    let q = push(program, &ops::QUANTIZE_PER_TOKEN, params(flat))?[0];
-    let mut args = params(q);
-    args.push(DType::F32.into());
-    let float = push(program, &ops::DEQUANTIZE_PER_TOKEN, args)?[0];
-    let unflat = push(program, &ops::RESHAPE, vec![float.into(), Arg::Ints(size(&order))])?[0];
-    Ok(push(program, &ops::PERMUTE, vec![unflat.into(), permuted(&back)])?[0])
+    let q = push(&ops::QUANTIZE_AFFINE, args(x))?[0];
+    let mut args = args(q);
+    args.push(float.into());
+    Ok(push(&ops::DEQUANTIZE_AFFINE, args)?[0])
 }

@@ -202,12 +202,29 @@ fn choose_per_token_asymmetric(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -
 
 /// The block of each element, for block sizes one a dimension.
 fn blocks(shape: &[usize], block: &[i64]) -> Vec<usize> {
-    let counts: Vec<usize> = shape.iter().zip(block).map(|(&n, &b)| n / (b as usize).max(1)).collect();
-    let (s, sc) = (strides(shape), strides(&counts));
-    let numel: usize = shape.iter().product();
-    let of =
-        |i: usize| (0..shape.len()).map(|d| i / s[d] % shape[d] / (block[d] as usize).max(1) * sc[d]).sum();
-    (0..numel).map(of).collect()
+    let size = |d: usize| block.get(d).map_or(1, |&b| usize::try_from(b).unwrap_or(1).max(1));
+    let counts: Vec<usize> = (0..shape.len()).map(|d| shape[d] / size(d)).collect();
+    let steps = strides(&counts);
+    let Some((&row, outer)) = shape.split_last() else { return vec![0] };
+    let mut out = Vec::with_capacity(shape.iter().product());
+    // The outer dimensions count like the wheels of an odometer; within a row it is one division an element at most.
+    let mut index = vec![0; outer.len()];
+    for _ in 0..outer.iter().product() {
+        let first: usize = index.iter().enumerate().map(|(d, i)| i / size(d) * steps[d]).sum();
+        match size(outer.len()) {
+            1 => out.extend(first..first + row),
+            s if s == row => out.extend(std::iter::repeat_n(first, row)),
+            s => out.extend((0..row).map(|i| first + i / s)),
+        }
+        for d in (0..outer.len()).rev() {
+            index[d] += 1;
+            if index[d] < outer[d] {
+                break;
+            }
+            index[d] = 0;
+        }
+    }
+    out
 }
 
 /// Bounds given as arguments, or those of the integer type.
@@ -305,3 +322,18 @@ pub(super) const TABLE: Table = &[
     ("torchao.dequantize_affine.default", dequantize_affine),
     ("torchao.choose_qparams_affine.default", choose_qparams_affine),
 ];
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn blocks_of_every_kind() {
+        // [2, 2, 4]: channels of a pixel, images, rows, pieces of rows, everything.
+        let of = |block: &[i64]| super::blocks(&[2, 2, 4], block);
+        assert_eq!(of(&[1, 2, 1]), [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7]);
+        assert_eq!(of(&[1, 2, 4]), [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1]);
+        assert_eq!(of(&[1, 1, 4]), [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]);
+        assert_eq!(of(&[2, 2, 2]), [0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1]);
+        assert_eq!(of(&[2, 2, 4]), [0; 16]);
+        assert_eq!(super::blocks(&[], &[]), [0]);
+    }
+}

@@ -31,6 +31,11 @@ static IN_PIECES: &[&OpDef] = &[
     &ops::ADDCMUL,
     &ops::ADDCDIV,
     &ops::RMS_NORM,
+    &ops::LOG_SIGMOID,
+    &ops::SOFTPLUS,
+    &ops::MISH,
+    &ops::SELU,
+    &ops::CELU,
 ];
 
 fn keep(program: &Program, n: NodeId) -> bool {
