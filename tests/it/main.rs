@@ -2,4 +2,5 @@
 
 mod cases;
 mod decompose;
+mod observers;
 mod op_calls;

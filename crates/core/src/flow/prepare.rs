@@ -303,7 +303,11 @@ impl Prepared {
         for (i, g) in self.groups.groups.iter().enumerate() {
             done[i] = match (&g.spec, &self.observers[i]) {
                 (Spec::Observed(s), _) if s.dynamic => Some(None),
-                (Spec::Fixed(p), _) => Some(Some(p.clone())),
+                // torchao keeps them in an f32 tensor.
+                (Spec::Fixed(p), _) => {
+                    let scale = p.scale.iter().map(|s| f64::from(*s as f32)).collect();
+                    Some(Some(QParams { scale, ..p.clone() }))
+                }
                 (Spec::Observed(_), Some(o)) => match o.qparams() {
                     Ok(p) => Some(Some(p)),
                     Err(_) => {

@@ -2,7 +2,7 @@
 
 use super::{Call, InferError};
 use crate::dtype::DType;
-use crate::ir::TensorType;
+use crate::ir::{Arg, TensorType};
 
 ops! {
     QUANTIZE_PER_TENSOR = "quantized_decomposed.quantize_per_tensor.default" "(Tensor input, float scale, int zero_point, int quant_min, int quant_max, ScalarType dtype) -> Tensor", |c| quantize(c, 5), elementwise;
@@ -89,5 +89,8 @@ fn choose_affine(c: &Call<'_>) -> Result<Vec<TensorType>, InferError> {
     let blocks = x.shape.iter().zip(block).map(|(n, b)| n.floor_div(b));
     let shape: Vec<_> = blocks.filter(|n| keepdim || *n != 1).collect();
     let of = |dtype| TensorType { dtype, shape: shape.clone() };
-    Ok(vec![of(c.opt_dtype(7).unwrap_or(x.dtype)), of(c.opt_dtype(8).unwrap_or(DType::I32))])
+    // A symmetric zero point is filled in like the scale, and stays a float unless asked for otherwise.
+    let asymmetric = matches!(c.arg(1), Arg::Str(s) if **s == *"ASYMMETRIC");
+    let zero = if asymmetric { DType::I32 } else { x.dtype };
+    Ok(vec![of(c.opt_dtype(7).unwrap_or(x.dtype)), of(c.opt_dtype(8).unwrap_or(zero))])
 }

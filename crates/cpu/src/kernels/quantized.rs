@@ -268,7 +268,9 @@ fn choose_qparams_affine(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Resu
         return Err(KernelError::new("target_dtype is missing"));
     };
     let (min, max) = bounds(c, 4, *target);
-    let eps = c.opt_float(6).unwrap_or(f64::from(f32::EPSILON)) as f32;
+    // The least normal number of the input's type.
+    let least = if x.dtype == DType::F16 { 2f64.powi(-14) } else { f64::from(f32::MIN_POSITIVE) };
+    let eps = c.opt_float(6).unwrap_or(least) as f32;
     let n = outs[0].numel();
     let v = x.as_vec::<f32>();
     let mut ranges = vec![(0f32, 0f32); n];
