@@ -60,9 +60,13 @@ pub(crate) fn write(p: &Program) -> Vec<u8> {
         })
         .collect();
     let named = (!named.is_empty()).then(|| tables(&mut b, &named));
+    // Nothing is stored inside the program, but ExecuTorch's own reader wants to see that.
+    let (no_buffers, no_blobs) = (tables(&mut b, &[]), tables(&mut b, &[]));
     let root = table(&mut b, |b| {
         b.push_slot(slot(0), 0u32, 0u32);
         b.push_slot_always(slot(1), plans);
+        b.push_slot_always(slot(2), no_buffers);
+        b.push_slot_always(slot(3), no_blobs);
         b.push_slot_always(slot(4), segments);
         if let Some(c) = constants {
             b.push_slot_always(slot(5), c);
