@@ -117,6 +117,12 @@ impl Io {
     }
 }
 
+/// Whether `v` is a constant, also one that is stored as integers.
+fn is_constant(program: &Program, v: ValueId) -> bool {
+    let stored = dequantized(program, v).map_or(v, |d| d.int8);
+    program.frozen(stored).is_some()
+}
+
 /// Checks what holds for all operators: `f32` or `f16` throughout, one to six dimensions, nothing empty.
 ///
 /// # Errors
@@ -130,7 +136,7 @@ pub fn check_values(program: &Program, n: NodeId) -> Result<(), String> {
         if !matches!(ty.dtype, DType::F32 | DType::F16) {
             return Err(format!("%{name} is {}; XNNPACK computes with f32 and f16", ty.dtype));
         }
-        let constant = program.frozen(v).is_some();
+        let constant = is_constant(program, v);
         // A constant takes on the type of what it meets; the operator's result says which that is.
         if !constant && *dtype.get_or_insert(ty.dtype) != ty.dtype {
             return Err(format!(
