@@ -3,6 +3,9 @@
 //! `run_decompositions()` turns a linear layer into `permute`, `view`, `addmm`, `view`, and a convolution of any kind
 //! into `convolution`. Rules and lowerings know the operators that people write; this pass makes both forms one.
 
+mod activation;
+mod attention;
+
 use super::{DeadCode, Pass, PassFailure};
 use crate::ir::{Arg, Graph, NodeId, Program, ValueId};
 use crate::ops::views::{bool, float, int, ints, value};
@@ -22,6 +25,15 @@ impl Pass for Recompose {
         let mut changed = false;
         for n in program.graph.nodes().collect::<Vec<_>>() {
             let Some((op, args)) = rewritten(program, n) else { continue };
+            program.graph.rewrite(n, op, args)?;
+            changed = true;
+        }
+        // Whole patterns, from the last node on: what leads up to it is left without readers. Pieces come before the
+        // wholes that they are part of, since program order does.
+        for n in program.graph.nodes().collect::<Vec<_>>() {
+            let (g, node) = (&program.graph, program.graph.node(n));
+            let whole = activation::activation(g, node).or_else(|| attention::attention(g, node));
+            let Some((op, args)) = whole else { continue };
             program.graph.rewrite(n, op, args)?;
             changed = true;
         }
@@ -129,6 +141,29 @@ fn transposed(g: &Graph, v: ValueId) -> Option<ValueId> {
             ints(n.arg(1))?.iter().map(|d| d.rem_euclid(2)).eq([1, 0])
         }
         op if *op == ops::TRANSPOSE || *op == ops::SWAPAXES => dim(1)? != dim(2)?,
+        _ => false,
+    };
+    swaps.then_some(of)
+}
+
+/// What `v` is with its last two dimensions swapped.
+fn swaps_last_two(g: &Graph, v: ValueId) -> Option<ValueId> {
+    let n = g.node(g.producer(v)?);
+    let of = value(n.arg(0))?;
+    let rank = g.ty(of).rank() as i64;
+    if rank < 2 {
+        return None;
+    }
+    let dim = |i: usize| int(n.arg(i)).map(|d| d.rem_euclid(rank));
+    let swaps = match n.op() {
+        op if *op == ops::PERMUTE => {
+            let swapped = (0..rank - 2).chain([rank - 1, rank - 2]);
+            ints(n.arg(1))?.iter().map(|d| d.rem_euclid(rank)).eq(swapped)
+        }
+        op if *op == ops::TRANSPOSE => {
+            let (a, b) = (dim(1)?, dim(2)?);
+            a != b && a.min(b) == rank - 2
+        }
         _ => false,
     };
     swaps.then_some(of)
