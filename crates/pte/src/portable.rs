@@ -3,6 +3,7 @@
 use crate::WriteError;
 use crate::emit::describe;
 use crate::kernels::kernel;
+use lowbit_core::dtype::DType;
 use lowbit_core::ir::{Arg, NewNode, NodeId, Program, ValueId};
 use lowbit_core::ops;
 use lowbit_core::passes::{DeadCode, Decompose, Pass, PassError};
@@ -27,6 +28,11 @@ fn has_kernel(program: &Program, n: NodeId) -> bool {
     if *node.op() == ops::CONVOLUTION {
         // Kernels for one and two spatial dimensions only.
         return node.operands().next().is_some_and(|x| program.graph.ty(x).rank() <= 4);
+    }
+    if *node.op() == ops::QUANTIZE_PER_CHANNEL {
+        // The kernel takes the process down when parameters are of other types.
+        let is = |i: usize, d| node.arg(i).values().all(|v| program.graph.ty(v).dtype == d);
+        return is(1, DType::F64) && is(2, DType::I64);
     }
     *node.op() == ops::CALL_DELEGATE || kernel(node.op().name).is_some()
 }

@@ -170,8 +170,10 @@ impl Rewriter<'_> {
                 by_group.entry(g).or_default().push(u);
             }
         }
+        // A weight that is computed from constants is quantized here and now, whatever it is quantized to elsewhere.
+        let float = if self.constants.contains_key(&v) { v } else { current };
         for (group, uses) in by_group {
-            let q = self.quantize(current, group, Some(uses[0].node))?;
+            let q = self.quantize(float, group, Some(uses[0].node))?;
             for u in uses {
                 let dq = self.dequantize(q, group, Some(u.node))?;
                 self.program.graph.redirect(u, dq);
@@ -203,7 +205,7 @@ impl Rewriter<'_> {
         let ints = ints
             .map_err(|e| Error::Fold { value: self.program.graph.value(v).name.to_string(), reason: e.0 })?;
         let name = self.program.graph.value(v).name.to_string();
-        let scales = self.channel_constants(&params, v)?;
+        let scales = self.channel_constants(&params, v, ints.is_none())?;
         if let Some(t) = ints {
             let fqn = self.program.constant(v).map_or(name.clone(), |c| c.name.to_string());
             let value = self.program.add_constant(&format!("{fqn}_quantized"), ConstKind::Tensor, t);
@@ -225,8 +227,9 @@ impl Rewriter<'_> {
         Ok(Quantized { value: self.program.graph.node(n).output(), scales, chain: None })
     }
 
-    /// Scales and zero points of channels as constants.
-    fn channel_constants(&mut self, params: &QParams, v: ValueId) -> Result<Scales, Error> {
+    /// Scales and zero points of channels as constants; scales are f64 if `wide`, as ExecuTorch's kernel that quantizes by
+    /// channels wants them.
+    fn channel_constants(&mut self, params: &QParams, v: ValueId, wide: bool) -> Result<Scales, Error> {
         let axis = match params.granularity {
             Granularity::Tensor => return Ok(Scales::Literal(params.scale[0], params.zero_point[0])),
             Granularity::Channel { axis } => axis,
@@ -242,10 +245,12 @@ impl Rewriter<'_> {
             .program
             .constant(v)
             .map_or(self.program.graph.value(v).name.to_string(), |c| c.name.to_string());
-        let scale: Vec<f32> = params.scale.iter().map(|s| *s as f32).collect();
-        let n = scale.len();
-        let tensors =
-            Tensor::new(&[n], scale).and_then(|s| Ok((s, Tensor::new(&[n], params.zero_point.clone())?)));
+        let n = params.scale.len();
+        let scale = match wide {
+            true => Tensor::new(&[n], params.scale.clone()),
+            false => Tensor::new(&[n], params.scale.iter().map(|s| *s as f32).collect::<Vec<_>>()),
+        };
+        let tensors = scale.and_then(|s| Ok((s, Tensor::new(&[n], params.zero_point.clone())?)));
         let (s, z) = tensors.map_err(|e| Error::Fold { value: name.clone(), reason: e.to_string() })?;
         let s = self.program.add_constant(&format!("{name}_scale"), ConstKind::Buffer, s);
         let z = self.program.add_constant(&format!("{name}_zero_point"), ConstKind::Buffer, z);

@@ -161,6 +161,18 @@ fn convert(b: &mut Build<'_>, n: &Node) -> Values {
     one(b.cast(x, dtype)?)
 }
 
+/// `(input, scales, zero_points, …)` with parameters of the types that ExecuTorch's kernel takes: f64 and i64.
+fn quantize_channel(b: &mut Build<'_>, n: &Node) -> Values {
+    let (scales, zeros) = (b.tensor(n, 1)?, b.tensor(n, 2)?);
+    if (b.ty(scales).dtype, b.ty(zeros).dtype) == (DType::F64, DType::I64) {
+        return Ok(None);
+    }
+    let mut args = n.args().to_vec();
+    args[1] = b.cast(scales, DType::F64)?.into();
+    args[2] = b.cast(zeros, DType::I64)?.into();
+    one(b.op(&ops::QUANTIZE_PER_CHANNEL, args)?)
+}
+
 /// The largest magnitude over `dims`.
 fn magnitude(b: &mut Build<'_>, x: ValueId, dims: Vec<usize>, keep: bool) -> Result<ValueId, PassFailure> {
     let x = b.cast(x, DType::F32)?;
@@ -253,6 +265,7 @@ pub(super) const TABLE: Table = &[
     ("torchao.choose_qparams_affine.default", choose_affine),
     ("quantized_decomposed.quantize_per_channel_group.default", quantize_group),
     ("quantized_decomposed.dequantize_per_channel_group.default", dequantize_group),
+    ("quantized_decomposed.quantize_per_channel.default", quantize_channel),
     ("quantized_decomposed.quantize_per_tensor.tensor2", quantize_tensor2),
     ("quantized_decomposed.dequantize_per_tensor.tensor2", dequantize_tensor2),
     ("quantized_decomposed.convert_element_type.no_fuse", convert),
