@@ -63,7 +63,9 @@ fn raised_and_clamped(g: &Graph, v: ValueId) -> Option<ValueId> {
                     }
                 }
             }
-            op if *op == ops::RELU6 && low.is_none() && high.is_none() => (low, high) = (Some(0.0), Some(6.0)),
+            op if *op == ops::RELU6 && low.is_none() && high.is_none() => {
+                (low, high) = (Some(0.0), Some(6.0))
+            }
             op if *op == ops::ADD_SCALAR => {
                 let three = float(n.arg(1)) == Some(3.0) && float(n.arg(2)) == Some(1.0);
                 return if three && (low, high) == (Some(0.0), Some(6.0)) { value(n.arg(0)) } else { None };
