@@ -4,10 +4,6 @@
     <case>/io.npz         in0, in1, …: one call's inputs; out0, out1, …: eager PyTorch's outputs
     <case>/case.json      its operators and the version that wrote it; "error": importing fails with these words (no io.npz then)
 
-    parity/<case>/        model.pt2; calib.npz: in0[i] is call i; and for each mode (static, dynamic) of torchao's PT2E flow with
-                          the XNNPACK quantizer: <mode>.json (the quantize/dequantize sites of the converted graph) and
-                          <mode>.npz (int8 weights by name, and out0[i], the converted program's outputs for call i)
-
 Needs tests/conformance/requirements.txt. Stack traces and sample inputs are left out of the programs, to keep them small.
 """
 
@@ -25,7 +21,7 @@ from torch import nn
 from torch.export import Dim
 
 HERE = pathlib.Path(__file__).resolve().parent
-CASES, PARITY = {}, {}
+CASES = {}
 
 
 def randn(*shape, seed=0, scale=1.0):
@@ -318,54 +314,6 @@ class Svd(nn.Module):
         return torch.linalg.svd(x)[1]
 
 
-# ---- parity with torchao: (module, inputs of one call, mode) ----
-
-
-def parity(*shape):
-    def add(cls):
-        PARITY[cls.__name__] = (cls, shape)
-        return cls
-
-    return add
-
-
-@parity(1, 3, 16, 16)
-class residual_cnn(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8)
-        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.BatchNorm2d(8)
-        self.conv3, self.head = nn.Conv2d(8, 8, 1), nn.Linear(8, 5)
-
-    def forward(self, x):
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = F.relu(x + self.bn2(self.conv2(F.relu6(self.conv3(x)))))
-        return self.head(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
-
-
-@parity(1, 20)
-class mlp(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.a, self.b, self.c = nn.Linear(20, 32), nn.Linear(32, 32), nn.Linear(32, 4)
-
-    def forward(self, x):
-        return self.c(torch.sigmoid(self.b(F.relu(self.a(x)))) * 2 + 0.5)
-
-
-@parity(1, 6, 16)
-class transformer_block(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.norm, self.qkv, self.out, self.mix = nn.LayerNorm(16), nn.Linear(16, 48), nn.Linear(16, 16), nn.Linear(16, 16)
-
-    def forward(self, x):
-        q, k, v = (t.view(1, 6, 4, 4).transpose(1, 2) for t in self.qkv(self.norm(x)).chunk(3, -1))
-        y = F.softmax(q @ k.transpose(-1, -2) * 0.5, -1) @ v
-        x = x + self.out(y.transpose(1, 2).reshape(1, 6, 16))
-        return torch.cat([x, self.mix(x)], -1)
-
-
 # ---- writing ----
 
 
@@ -425,87 +373,14 @@ def write_case(name):
         save(program, folder / "model.pt2")
 
 
-def write_parity(name):
-    import torchao
-    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
-        XNNPACKQuantizer,
-        get_symmetric_quantization_config,
-    )
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-
-    cls, shape = PARITY[name]
-    torch.manual_seed(0)
-    net = lively(cls())
-    folder = fresh(HERE / "parity" / name)
-    calls = [(randn(*shape, seed=i, scale=0.5 + 0.25 * i),) for i in range(4)]
-    save(torch.export.export(net, calls[0], strict=False), folder / "model.pt2")
-    npz(folder / "calib.npz", in0=torch.stack([c[0] for c in calls]).numpy())
-    for mode in ("static", "dynamic"):
-        config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=mode == "dynamic")
-        # From the file as it was written, so that names are those that lowbit reads.
-        prepared = prepare_pt2e(torch.export.load(folder / "model.pt2").module(), XNNPACKQuantizer().set_global(config))
-        with torch.no_grad():
-            for call in calls:
-                prepared(*call)
-        converted = convert_pt2e(prepared)
-        sites, weights = qparams(converted)
-        with torch.no_grad():
-            out = np.stack([converted(*call).numpy() for call in calls])
-        npz(folder / f"{mode}.npz", out0=out, **weights)
-        description = {"torch": version(), "torchao": torchao.__version__, "sites": sites}
-        (folder / f"{mode}.json").write_text(json.dumps(description, indent=1) + "\n")
-
-
-def qparams(converted):
-    """The sites in graph order: {op, of, uses: [{node, operand}], dtype, quant_min, quant_max, axis, scale, zero_point}. `of` is
-    the node whose value is quantized, or the name of a folded weight, whose integers are returned as well; `operand` counts
-    the arguments of the using node. Dynamic sites have no numbers."""
-    sites, weights = [], {}
-    for node in converted.graph.nodes:
-        target = str(node.target)
-        if node.op != "call_function" or "dequantize_per" not in target:
-            continue
-        source, scale, zero_point, *rest = node.args[:6] if "tensor" in target else node.args[:7]
-        constant = source.op == "get_attr"
-        site = {"op": target, "of": str((source if constant else source.args[0]).name), "uses": uses(node)}
-        if constant:
-            site["of"] = source.target
-            weights[source.target] = attribute(converted, source.target).numpy()
-        per_channel = "per_channel" in target
-        axis, (low, high, dtype) = (rest[0], rest[1:4]) if per_channel else (None, rest[:3])
-        site |= {"dtype": str(dtype).removeprefix("torch."), "quant_min": low, "quant_max": high, "axis": axis}
-        site |= {"scale": numbers(converted, scale), "zero_point": numbers(converted, zero_point)}
-        sites.append(site)
-    return sites, weights
-
-
-def uses(node):
-    """Each use by its place among the arguments; elements of a list count like arguments of their own."""
-    flat = {user: torch.utils._pytree.tree_leaves(user.args) for user in node.users}
-    return [{"node": u.name, "operand": i} for u, args in flat.items() for i, arg in enumerate(args) if arg is node]
-
-
-def numbers(net, value):
-    """A list of numbers: of a literal or a buffer; None when it is computed in the graph."""
-    if isinstance(value, torch.fx.Node):
-        return attribute(net, value.target).reshape(-1).tolist() if value.op == "get_attr" else None
-    return [value]
-
-
-def attribute(net, name):
-    for part in name.split("."):
-        net = getattr(net, part)
-    return net.detach()
-
-
 def version():
     return torch.__version__.split("+")[0]
 
 
 def main():
     warnings.simplefilter("ignore")
-    for name in sys.argv[1:] or [*CASES, *PARITY]:
-        (write_case if name in CASES else write_parity)(name)
+    for name in sys.argv[1:] or CASES:
+        write_case(name)
         print(name, flush=True)
 
 

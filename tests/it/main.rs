@@ -4,3 +4,4 @@ mod cases;
 mod decompose;
 mod observers;
 mod op_calls;
+mod pt2e;

@@ -1,0 +1,374 @@
+//! The whole of prepare, calibrate and convert against torchao's PT2E: cases in the format of `tests/data/parity/pt2e.py`.
+//! `LOWBIT_PT2E` names another folder of cases, whose results are printed (`cargo test pt2e -- --nocapture`).
+
+mod fx;
+mod spec;
+
+use fx::{Fx, Operand, Pair, Source, operand, operands, text};
+use lowbit::data::npy;
+use lowbit_core::Tensor;
+use lowbit_core::executor::Executor;
+use lowbit_core::flow::{Converted, Prepared};
+use lowbit_core::ir::{Arg, Program};
+use lowbit_core::passes::{FoldBatchNorm, Pass};
+use lowbit_core::quant::{Annotations, Site, Spec};
+use lowbit_core::quantizer::Quantizer;
+use lowbit_cpu::CpuExecutor;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// What is compared, each on top of the one before.
+const LEVELS: [&str; 5] = ["annotations", "groups", "parameters", "graph", "outputs"];
+
+/// Rounds of torchao's and ExecuTorch's own tests in which lowbit means to differ, and why.
+const DIFFERENCES: &[(&str, &str)] = &[
+    ("silero_vad_static", "slices hand on parameters, as XNNPACK demands and later releases do"),
+    ("composable_quantizer_linear_conv", "torchao's copy of the quantizer has no dynamic convolutions; ExecuTorch's has"),
+    ("multi_users_without_output_observer", "the test takes an observer out of the prepared graph by hand"),
+    ("quantize_in_place", "there is no memory that is written in place: buffers are quantized like any value"),
+    ("test_channel_group_quantization", "observers of blocks are not there"),
+    ("test_dynamic_affine_act", "observers of blocks are not there"),
+    ("test_embedding", "float zero points are not there"),
+    ("test_observer_callback", "observers that write operators of their own are not there"),
+];
+
+/// What differs, by level; a level that does not apply says so with `None`.
+type Findings = [Option<Vec<String>>; 5];
+
+type Arrays = BTreeMap<String, Tensor>;
+
+/// One case and what lowbit makes of it.
+struct Run<'a> {
+    case: &'a Value,
+    folder: &'a Path,
+    fused: Fx<'a>,
+    converted: Fx<'a>,
+}
+
+fn npz(path: &Path) -> Result<Arrays, String> {
+    if !path.exists() {
+        return Ok(Arrays::new());
+    }
+    Ok(npy::read(path, |_| true).map_err(|e| e.to_string())?.into_iter().collect())
+}
+
+/// Real models are kept beside the cases: their path goes from some folder above.
+fn above(folder: &Path, name: &str) -> Result<PathBuf, String> {
+    let mut found = folder.ancestors().map(|a| a.join(name));
+    found.find(|p| p.exists()).ok_or_else(|| format!("{name} is missing"))
+}
+
+fn examine(folder: &Path) -> Result<Findings, String> {
+    let text = std::fs::read_to_string(folder.join("case.json")).map_err(|e| e.to_string())?;
+    let case: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+    let constants = npz(&folder.join("constants.npz"))?;
+    let (fused, converted) =
+        (Fx::new(&case["fused_graph"], &constants), Fx::new(&case["converted_graph"], &constants));
+    Run { case: &case, folder, fused, converted }.levels()
+}
+
+impl Run<'_> {
+    fn program(&self) -> Result<Program, String> {
+        let model = self.case["model"].as_str();
+        let path = model.map_or(Ok(self.folder.join("model.pt2")), |m| above(self.folder, m))?;
+        let mut program = lowbit_pt2::read(&path).map_err(|e| e.to_string())?;
+        FoldBatchNorm.run(&mut program).map_err(|e| format!("{e:?}"))?;
+        Ok(program)
+    }
+
+    /// Calibration calls in order.
+    fn calls(&self) -> Result<Vec<Vec<Tensor>>, String> {
+        if let Some(text) = self.case["calibration"].as_str() {
+            // "models/x/calib.npz, the first 16 calls"
+            let (file, rest) = text.split_once(',').unwrap_or((text, ""));
+            let count = rest.split(' ').find_map(|w| w.parse::<usize>().ok()).unwrap_or(usize::MAX);
+            let arrays = npz(&above(self.folder, file)?)?;
+            let inputs: Vec<&Tensor> = (0..).map_while(|i| arrays.get(&format!("in{i}"))).collect();
+            let n = inputs.first().map_or(0, |t| t.shape()[0]).min(count);
+            return (0..n).map(|k| inputs.iter().map(|t| row(t, k)).collect()).collect();
+        }
+        let arrays = npz(&self.folder.join("calib.npz"))?;
+        let call = |k: usize| numbered(&arrays, &format!("c{k}_in_"));
+        Ok((0..).map(call).take_while(|inputs| !inputs.is_empty()).collect())
+    }
+
+    fn levels(&self) -> Result<Findings, String> {
+        let mut findings: Findings = Default::default();
+        let mut program = self.program()?;
+        let quantizers = spec::quantizers(&self.case["recipe"])?;
+        for q in quantizers.iter().flatten() {
+            q.transform(&mut program).map_err(|e| e.to_string())?;
+        }
+        let expected = spec::annotations(self.case, &program, &self.fused)?;
+        if let Some(quantizers) = &quantizers {
+            let mut ours = Annotations::default();
+            for q in quantizers {
+                q.annotate(&program, &mut ours).map_err(|e| e.to_string())?;
+            }
+            findings[0] = Some(annotations_differ(&program, &ours, &expected));
+        }
+        let prepared = Prepared::new(program, expected).map_err(|e| e.to_string())?;
+        findings[1] = Some(self.groups_differ(&prepared));
+        if self.case["convert_kwargs"]["use_reference_representation"] == true {
+            return Ok(findings);
+        }
+        let converted = self.convert(prepared)?;
+        let mut pairs = vec![];
+        let (parameters, graph) = self.graphs_differ(&converted, &mut pairs);
+        let same_graph = graph.is_empty();
+        findings[2] = Some(parameters);
+        findings[3] = Some(graph);
+        if same_graph {
+            findings[4] = Some(self.outputs_differ(converted, &pairs)?);
+        }
+        Ok(findings)
+    }
+
+    fn convert(&self, mut prepared: Prepared) -> Result<Converted, String> {
+        let executor = CpuExecutor::default();
+        let mut session = prepared.load(&executor).map_err(|e| e.to_string())?;
+        for call in self.calls()? {
+            prepared.calibrate(&mut *session, &call).map_err(|e| e.to_string())?;
+        }
+        prepared.convert(&executor).map_err(|e| e.to_string())
+    }
+
+    fn groups_differ(&self, prepared: &Prepared) -> Vec<String> {
+        let program = prepared.program();
+        let mut theirs: BTreeMap<Site, u64> = BTreeMap::new();
+        for g in self.case["groups"].as_array().into_iter().flatten() {
+            for site in spec::sites(program, &self.fused, g) {
+                theirs.insert(site, g["group"].as_u64().unwrap_or(0));
+            }
+        }
+        // The two numberings must be one to one.
+        let (mut there, mut here) = (BTreeMap::new(), BTreeMap::new());
+        let mut found = vec![];
+        for (i, group) in prepared.groups().groups.iter().enumerate() {
+            for site in &group.sites {
+                let Some(&t) = theirs.get(site) else {
+                    found.push(format!("{} has no group there", site.describe(program)));
+                    continue;
+                };
+                if *there.entry(i).or_insert(t) != t || *here.entry(t).or_insert(i) != i {
+                    found.push(format!("{} is in another group", site.describe(program)));
+                }
+            }
+        }
+        found
+    }
+
+    /// What differs in parameters, and in all the rest; collects the pairs that belong together.
+    fn graphs_differ(&self, ours: &Converted, pairs: &mut Vec<(Pair, Pair)>) -> (Vec<String>, Vec<String>) {
+        let program = &ours.program;
+        let mut c = Compare { histograms: histograms(ours), parameters: vec![], graph: vec![], pairs };
+        let mut seen = BTreeSet::new();
+        for node in self.converted.computing() {
+            let name = text(&node["name"]);
+            let Some(n) = self.converted.find(program, name) else {
+                c.graph.push(format!("%{name} is missing"));
+                continue;
+            };
+            seen.insert(n);
+            // The importer gives numbers and in-place operators their own spelling.
+            let op = program.graph.node(n).op().name.replace(".Scalar", ".Tensor");
+            let target = text(&node["target"]).replace("_.", ".");
+            if target != op && !op.starts_with(&format!("{target}.")) {
+                c.graph.push(format!("%{name} is {op}, {target} there"));
+            }
+            let theirs = operands(node);
+            let mine: Vec<_> = program.graph.node(n).operands().collect();
+            if mine.len() != theirs.len() {
+                c.graph.push(format!("%{name} reads {} tensors, {} there", mine.len(), theirs.len()));
+            }
+            for (i, (m, t)) in mine.iter().zip(theirs).enumerate() {
+                c.operands(&format!("%{name}#{i}"), &operand(program, *m), &self.converted.operand(t));
+            }
+        }
+        for n in program.graph.nodes().filter(|n| !seen.contains(n)) {
+            let node = program.graph.node(n);
+            if !node.op().name.contains("quantize_per") && !node.op().name.contains("choose_qparams") {
+                c.graph.push(format!("%{} is not there", node.name));
+            }
+        }
+        let last = self.converted.nodes.last().map(operands).unwrap_or_default();
+        for (i, (m, t)) in program.user_outputs().iter().zip(last).enumerate() {
+            c.operands(&format!("output {i}"), &operand(program, *m), &self.converted.operand(t));
+        }
+        (c.parameters, c.graph)
+    }
+
+    /// With torchao's parameters in place: integers at most one step apart, or for networks as far from the float program
+    /// as torchao's outputs are.
+    fn outputs_differ(&self, ours: Converted, pairs: &[(Pair, Pair)]) -> Result<Vec<String>, String> {
+        let io = npz(&self.folder.join("io.npz"))?;
+        let inputs = numbered(&io, "in_");
+        let mut program = ours.program;
+        for (mine, theirs) in pairs {
+            for &n in mine.nodes.iter().filter(|_| mine.axis.is_none() && !mine.scale.is_empty()) {
+                let node = program.graph.node(n);
+                let (op, mut args) = (node.op(), node.args().to_vec());
+                args[1] = Arg::Float(theirs.scale[0]);
+                args[2] = theirs.zero_point[0].into();
+                program.graph.rewrite(n, op, args).map_err(|e| e.message)?;
+            }
+        }
+        let run = |p: &Program| -> Result<Vec<Tensor>, String> {
+            let mut session = CpuExecutor::default().load(p, &[]).map_err(|e| e.to_string())?;
+            session.run(&inputs, &mut |_, _| {}).map_err(|e| e.to_string())
+        };
+        let (float, got) = (run(&ours.reference)?, run(&program)?);
+        let mut found = vec![];
+        for (i, expected) in numbered(&io, "out_").iter().enumerate() {
+            let Some(got) = got.get(i) else { break };
+            let step = match operand(&program, program.user_outputs()[i]) {
+                Operand::Quantized(p) => p.scale.iter().copied().fold(0.0, f64::max),
+                Operand::Float(_) => 1e-5,
+            };
+            let apart = |(a, b): (f64, f64)| (a - b).abs() > step * 1.001 + 1e-4 * b.abs();
+            if got.shape() == expected.shape() && !got.to_f64().into_iter().zip(expected.to_f64()).any(apart) {
+                continue;
+            }
+            let (mine, theirs) = (sqnr(&float[i], got), sqnr(&float[i], expected));
+            if (mine - theirs).abs() > 0.3 {
+                found.push(format!("output {i}: {mine:.2} dB from the float program, {theirs:.2} dB there"));
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Compares what operands read.
+struct Compare<'a> {
+    /// Names of values whose range came from a histogram.
+    histograms: BTreeSet<String>,
+    parameters: Vec<String>,
+    graph: Vec<String>,
+    pairs: &'a mut Vec<(Pair, Pair)>,
+}
+
+impl Compare<'_> {
+    fn operands(&mut self, place: &str, mine: &Operand, theirs: &Operand) {
+        match (mine, theirs) {
+            (Operand::Float(a), Operand::Float(b)) if a == b => {}
+            (Operand::Quantized(a), Operand::Quantized(b)) => {
+                if (a.axis, a.range, a.scale.len()) != (b.axis, b.range, b.scale.len()) {
+                    self.graph.push(format!("{place}: axis or range is another"));
+                    return;
+                }
+                self.numbers(place, a, b);
+                self.pairs.push(((**a).clone(), (**b).clone()));
+                match (&a.from, &b.from) {
+                    (Some(x), Some(y)) => self.operands(place, x, y),
+                    (None, None) => {}
+                    _ => self.graph.push(format!("{place}: only one of the two is folded")),
+                }
+            }
+            _ => self.graph.push(format!("{place} reads {mine:?}, {theirs:?} there")),
+        }
+    }
+
+    fn numbers(&mut self, place: &str, a: &Pair, b: &Pair) {
+        // Parameters of constants and inputs are equal to the bit; those of computed values hang on the order of sums.
+        let (scale, zero) = match &a.from {
+            None | Some(Operand::Float(Source::Input(_) | Source::Constant)) => (0.0, 0),
+            Some(Operand::Float(Source::Value(n))) if !self.histograms.contains(n) => (1e-5, 1),
+            _ => (2e-3, 1),
+        };
+        let far = |(x, y): (&f64, &f64)| (x - y).abs() > scale * y.abs();
+        let wide = |(x, y): (&i64, &i64)| (x - y).abs() > zero;
+        if a.scale.iter().zip(&b.scale).any(far) || a.zero_point.iter().zip(&b.zero_point).any(wide) {
+            let short = |p: &Pair| format!("{:?} {:?}", &p.scale[..1], &p.zero_point[..1]);
+            self.parameters.push(format!("{place}: {}, {} there", short(a), short(b)));
+        }
+        if let (Some(x), Some(y)) = (&a.integers, &b.integers) {
+            let differ = x.to_f64().into_iter().zip(y.to_f64()).filter(|(x, y)| x != y).count();
+            if x.shape() != y.shape() || differ > 0 {
+                self.parameters.push(format!("{place}: {differ} of {} integers", x.numel()));
+            }
+        }
+    }
+}
+
+/// Values that a histogram watched.
+fn histograms(c: &Converted) -> BTreeSet<String> {
+    c.sites.iter().filter(|s| s.observer == "histogram").map(|s| s.value.clone()).collect()
+}
+
+fn annotations_differ(program: &Program, ours: &Annotations, theirs: &Annotations) -> Vec<String> {
+    let all: BTreeSet<Site> = ours.iter().chain(theirs.iter()).map(|(s, _)| s).collect();
+    let differs = |site: &Site| {
+        let (a, b) = (ours.get(*site).map(|a| &a.spec), theirs.get(*site).map(|a| &a.spec));
+        let same = match (a, b) {
+            (Some(Spec::Observed(x)), Some(Spec::Observed(y))) => x == y,
+            (Some(Spec::SharedWith(x)), Some(Spec::SharedWith(y))) => x == y,
+            (Some(Spec::Fixed(x)), Some(Spec::Fixed(y))) => x == y,
+            _ => false,
+        };
+        (!same).then(|| format!("{}: {a:?}, {b:?} there", site.describe(program)))
+    };
+    all.iter().filter_map(differs).collect()
+}
+
+fn numbered(arrays: &Arrays, prefix: &str) -> Vec<Tensor> {
+    (0..).map_while(|i| arrays.get(&format!("{prefix}{i}")).cloned()).collect()
+}
+
+/// Index `k` of the first axis.
+fn row(t: &Tensor, k: usize) -> Result<Tensor, String> {
+    let shape = &t.shape()[1..];
+    let size = shape.iter().product::<usize>() * t.dtype().size();
+    Tensor::from_bytes(t.dtype(), shape, t.bytes().slice(k * size..(k + 1) * size)).map_err(|e| e.to_string())
+}
+
+/// Signal to quantization noise in decibels.
+fn sqnr(float: &Tensor, other: &Tensor) -> f64 {
+    let energy = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>();
+    let signal = energy(&mut float.to_f64().into_iter());
+    let noise = energy(&mut float.to_f64().into_iter().zip(other.to_f64()).map(|(a, b)| a - b));
+    10.0 * (signal.max(1e-30) / noise.max(1e-30)).log10()
+}
+
+/// Runs every case of a folder; returns what failed, and how many passed a level of how many.
+fn all(folder: &Path) -> (Vec<String>, [(usize, usize); 5]) {
+    let mut cases: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    cases.retain(|p| p.join("case.json").exists());
+    cases.sort();
+    let (mut failures, mut counts) = (vec![], [(0, 0); 5]);
+    for case in &cases {
+        let name = case.file_name().unwrap().display();
+        match examine(case) {
+            Err(e) => failures.push(format!("{name}: {e}")),
+            Ok(findings) => {
+                for (i, found) in findings.iter().enumerate() {
+                    let Some(found) = found else { continue };
+                    counts[i].1 += 1;
+                    counts[i].0 += usize::from(found.is_empty());
+                    failures.extend(found.iter().map(|f| format!("{name}: {}: {f}", LEVELS[i])));
+                }
+            }
+        }
+    }
+    (failures, counts)
+}
+
+#[test]
+fn rounds_are_torchaos() {
+    let (failures, counts) = all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("data/parity/pt2e"));
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert_eq!(counts.map(|(_, of)| of), [8, 10, 10, 10, 10]);
+}
+
+#[test]
+fn other_cases_are_counted() {
+    let Ok(folder) = std::env::var("LOWBIT_PT2E") else { return };
+    let (failures, counts) = all(Path::new(&folder));
+    println!("{}", failures.join("\n"));
+    let unknown: Vec<&String> =
+        failures.iter().filter(|f| !DIFFERENCES.iter().any(|(name, _)| f.contains(name))).collect();
+    for (level, (passed, of)) in LEVELS.iter().zip(counts) {
+        println!("{level}: {passed} of {of}");
+    }
+    assert!(unknown.is_empty(), "{} unknown differences, the first: {}", unknown.len(), unknown[0]);
+}
