@@ -64,13 +64,17 @@ impl<'a> Fx<'a> {
     pub fn computing(&self) -> impl Iterator<Item = &'a Value> + '_ {
         self.nodes.iter().filter(|n| {
             let target = text(&n["target"]);
-            let aside = target.contains("getitem") || target.contains("quantize_per") || target.contains("choose_qparams");
+            let aside = target.contains("getitem")
+                || target.contains("quantize_per")
+                || target.contains("choose_qparams");
             n["op"] == "call_function" && !aside
         })
     }
 
     pub fn operand(&self, v: &Value) -> Operand {
-        let Some(node) = v["node"].as_str().and_then(|n| self.get(n)) else { return Operand::Float(Source::Constant) };
+        let Some(node) = v["node"].as_str().and_then(|n| self.get(n)) else {
+            return Operand::Float(Source::Constant);
+        };
         if !dequantizes(text(&node["target"])) {
             return Operand::Float(self.source(node));
         }
@@ -86,7 +90,11 @@ impl<'a> Fx<'a> {
         let int = |i: usize| args[i].as_i64().unwrap_or_default();
         Operand::Quantized(Box::new(Pair {
             scale: if dynamic { vec![] } else { numbers(&args[1]) },
-            zero_point: if dynamic { vec![] } else { numbers(&args[2]).into_iter().map(|z| z as i64).collect() },
+            zero_point: if dynamic {
+                vec![]
+            } else {
+                numbers(&args[2]).into_iter().map(|z| z as i64).collect()
+            },
             axis: channel.then(|| int(3)),
             range: (int(bounds), int(bounds + 1)),
             integers: args[0]["attr"].as_str().and_then(|a| self.attributes.get(a).cloned()),

@@ -24,9 +24,15 @@ const LEVELS: [&str; 5] = ["annotations", "groups", "parameters", "graph", "outp
 /// Rounds of torchao's and ExecuTorch's own tests in which lowbit means to differ, and why.
 const DIFFERENCES: &[(&str, &str)] = &[
     ("silero_vad_static", "slices hand on parameters, as XNNPACK demands and later releases do"),
-    ("composable_quantizer_linear_conv", "torchao's copy of the quantizer has no dynamic convolutions; ExecuTorch's has"),
+    (
+        "composable_quantizer_linear_conv",
+        "torchao's copy of the quantizer has no dynamic convolutions; ExecuTorch's has",
+    ),
     ("multi_users_without_output_observer", "the test takes an observer out of the prepared graph by hand"),
-    ("quantize_in_place", "there is no memory that is written in place: buffers are quantized like any value"),
+    (
+        "quantize_in_place",
+        "there is no memory that is written in place: buffers are quantized like any value",
+    ),
     ("test_channel_group_quantization", "observers of blocks are not there"),
     ("test_dynamic_affine_act", "observers of blocks are not there"),
     ("test_embedding", "float zero points are not there"),
@@ -227,7 +233,8 @@ impl Run<'_> {
                 Operand::Float(_) => 1e-5,
             };
             let apart = |(a, b): (f64, f64)| (a - b).abs() > step * 1.001 + 1e-4 * b.abs();
-            if got.shape() == expected.shape() && !got.to_f64().into_iter().zip(expected.to_f64()).any(apart) {
+            if got.shape() == expected.shape() && !got.to_f64().into_iter().zip(expected.to_f64()).any(apart)
+            {
                 continue;
             }
             let (mine, theirs) = (sqnr(&float[i], got), sqnr(&float[i], expected));

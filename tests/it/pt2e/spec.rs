@@ -51,7 +51,10 @@ fn scheme(v: &Value) -> Result<QScheme, String> {
     };
     let axis = v["ch_axis"].as_u64().unwrap_or(0) as u32;
     let channel = scheme.contains("per_channel");
-    Ok(QScheme { granularity: if channel { Granularity::Channel { axis } } else { Granularity::Tensor }, mapping })
+    Ok(QScheme {
+        granularity: if channel { Granularity::Channel { axis } } else { Granularity::Tensor },
+        mapping,
+    })
 }
 
 fn range(v: &Value) -> Result<QRange, String> {
@@ -120,7 +123,8 @@ pub fn annotations(case: &Value, program: &Program, fused: &Fx<'_>) -> Result<An
             }
         }
         if let Some(spec) = spec(&a["output"], program, fused)? {
-            let site = output(program, fused, name).ok_or_else(|| format!("%{name} is quantized, but not in the program"))?;
+            let site = output(program, fused, name)
+                .ok_or_else(|| format!("%{name} is quantized, but not in the program"))?;
             out.set(site, spec);
         }
         if let Some(n) = fused.find(program, name) {
