@@ -5,3 +5,4 @@ mod decompose;
 mod observers;
 mod op_calls;
 mod pt2e;
+mod shape_rules;

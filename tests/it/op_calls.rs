@@ -1,6 +1,6 @@
 //! Programs of one operator from the lines of `tests/data/op_calls.txt`, with inputs.
 
-use lowbit_core::ir::{Arg, ConstKind, NewNode, Program, TensorType, ValueId};
+use lowbit_core::ir::{Arg, ConstKind, NewNode, Program, SymbolRange, TensorType, ValueId};
 use lowbit_core::ops::{self, ArgKind, OpDef};
 use lowbit_core::{DType, SymInt, Tensor};
 
@@ -23,8 +23,17 @@ pub fn operator(line: &str) -> Result<&'static OpDef, String> {
 
 /// Makes the program, with `element` in place of the element type that is left open.
 pub fn build(line: &str, element: DType) -> Result<OpCall, String> {
+    build_open(line, element, &[])
+}
+
+/// As [`build`], with the symbol `s0` for the size of some axes, given as input and axis.
+pub fn build_open(line: &str, element: DType, open: &[(usize, usize)]) -> Result<OpCall, String> {
     let op = operator(line)?;
-    let mut b = Builder { program: Program::default(), inputs: vec![], element, seed: 1 };
+    let mut b = Builder { program: Program::default(), inputs: vec![], element, seed: 1, open };
+    if !open.is_empty() {
+        // Sizes 0 and 1 are never symbols in exported programs.
+        b.program.symbols.insert("s0".into(), SymbolRange { min: 2, max: 1 << 20 });
+    }
     let mut args: Vec<Arg> = vec![];
     let specs = &op.schema().args;
     let (line, results) = match line.split_once(" -> ") {
@@ -70,14 +79,15 @@ fn words(line: &str) -> Vec<String> {
     out
 }
 
-struct Builder {
+struct Builder<'a> {
     program: Program,
+    open: &'a [(usize, usize)],
     inputs: Vec<Tensor>,
     element: DType,
     seed: u64,
 }
 
-impl Builder {
+impl Builder<'_> {
     /// Uniform in 0..1.
     fn random(&mut self) -> f64 {
         self.seed = self.seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -178,7 +188,13 @@ impl Builder {
 
     fn input(&mut self, t: Tensor) -> Result<ValueId, String> {
         let name = format!("in{}", self.inputs.len());
-        let v = self.program.graph.add_input(&name, TensorType::new(t.dtype(), t.shape().iter().copied()));
+        let number = self.inputs.len();
+        let size = |(axis, n): (usize, &usize)| match self.open.contains(&(number, axis)) {
+            true => SymInt::symbol("s0"),
+            false => SymInt::from(*n),
+        };
+        let ty = TensorType { dtype: t.dtype(), shape: t.shape().iter().enumerate().map(size).collect() };
+        let v = self.program.graph.add_input(&name, ty);
         self.program.signature.inputs.push(name.into());
         self.inputs.push(t);
         Ok(v)

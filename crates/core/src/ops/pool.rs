@@ -37,9 +37,10 @@ fn pooled(size: &SymInt, kernel: i64, pad: i64, stride: i64, dilation: i64, ceil
     let span = dilation * (kernel - 1) + 1;
     let free = size.clone() + 2 * pad - span;
     let steps = if ceil { free.ceil_div(&stride.into()) } else { free.floor_div(&stride.into()) };
-    let out = steps + 1;
-    if let (true, Some(o), Some(n)) = (ceil, out.known(), size.known()) {
-        return Ok(SymInt::from(if (o - 1).saturating_mul(stride) >= n.saturating_add(pad) { o - 1 } else { o }));
+    let mut out = steps + 1;
+    // Only where a window starts that late at all.
+    if ceil && stride + pad > span {
+        out = out.sym_min(&((size.clone() + pad - 1).floor_div(&stride.into()) + 1));
     }
     if out.known().is_some_and(|o| o < 1) {
         return Err(InferError::new(format!("a window of {span} does not fit a size of {size} padded by {pad}")));

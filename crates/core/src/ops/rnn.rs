@@ -1,5 +1,6 @@
 //! Recurrent layers and cells.
 
+use crate::dtype::DType;
 use super::rules::{Types, one};
 use super::{Call, InferError};
 use crate::ir::TensorType;
@@ -11,7 +12,7 @@ ops! {
     RNN_RELU = "aten.rnn_relu.input" "(Tensor input, Tensor hx, Tensor[] params, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional, bool batch_first) -> (Tensor, Tensor)", rnn;
     LSTM_CELL = "aten.lstm_cell.default" "(Tensor input, Tensor[] hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih=None, Tensor? b_hh=None) -> (Tensor, Tensor)", lstm_cell;
     GRU_CELL = "aten.gru_cell.default" "(Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih=None, Tensor? b_hh=None) -> Tensor", cell;
-    RNN_TANH_CELL = "aten.rnn_tanh_cell.default" "(Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih=None, Tensor? b_hh=None) -> Tensor", cell;
+    RNN_TANH_CELL = "aten.rnn_tanh_cell.default" "(Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih=None, Tensor? b_hh=None) -> Tensor", tanh_cell;
     RNN_RELU_CELL = "aten.rnn_relu_cell.default" "(Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih=None, Tensor? b_hh=None) -> Tensor", cell;
 }
 
@@ -46,6 +47,12 @@ fn lstm_cell(c: &Call<'_>) -> Types {
     let state = c.tensors(1)?;
     let [h, cell] = state[..] else { return c.error("an LSTM cell has two states") };
     Ok(vec![h.clone(), cell.clone()])
+}
+
+/// The hyperbolic tangent of integers is `f32`.
+fn tanh_cell(c: &Call<'_>) -> Types {
+    let h = c.tensor(1)?;
+    one(if h.dtype.is_float() { h.dtype } else { DType::F32 }, h.shape.clone())
 }
 
 fn cell(c: &Call<'_>) -> Types {
