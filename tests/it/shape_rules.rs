@@ -1,9 +1,9 @@
 //! Schemas and shape rules are PyTorch's: `tests/data/shape_rules.json`, written by the script beside it from `op_calls.txt`.
 
 use crate::op_calls;
-use lowbit_core::symint::Bindings;
-use lowbit_core::ops::{self, Schema};
 use lowbit_core::DType;
+use lowbit_core::ops::{self, Schema};
+use lowbit_core::symint::Bindings;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
