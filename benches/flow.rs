@@ -32,7 +32,11 @@ fn stages(c: &mut Criterion) {
         p
     };
     group.bench_function("convert", |b| {
-        b.iter_batched(calibrated, |p| p.convert(&executor).expect("it was calibrated"), BatchSize::PerIteration);
+        b.iter_batched(
+            calibrated,
+            |p| p.convert(&executor).expect("it was calibrated"),
+            BatchSize::PerIteration,
+        );
     });
     let converted = calibrated().convert(&executor).expect("it was calibrated").program;
     let lowering = lowbit_xnnpack::Xnnpack.lowering(&Options::new()).expect("no options");
@@ -40,7 +44,9 @@ fn stages(c: &mut Criterion) {
         b.iter(|| flow::lower(converted.clone(), &[&*lowering]).expect("it is lowered"));
     });
     let lowered = flow::lower(converted, &[&*lowering]).expect("it is lowered");
-    group.bench_function("write", |b| b.iter(|| lowbit_pte::write(&lowered).expect("it can be written").len()));
+    group.bench_function("write", |b| {
+        b.iter(|| lowbit_pte::write(&lowered).expect("it can be written").len())
+    });
 }
 
 criterion_group!(benches, stages);

@@ -8,7 +8,14 @@ use lowbit_core::ops;
 use lowbit_cpu::CpuExecutor;
 
 /// A convolution on a square image: channels in and out, size, kernel, stride, groups.
-fn conv(from: usize, to: usize, size: usize, kernel: usize, stride: i64, groups: usize) -> (Program, [usize; 4], u64) {
+fn conv(
+    from: usize,
+    to: usize,
+    size: usize,
+    kernel: usize,
+    stride: i64,
+    groups: usize,
+) -> (Program, [usize; 4], u64) {
     let mut net = Net::default();
     let shape = [1, from, size, size];
     let x = net.input(&shape);
@@ -39,7 +46,9 @@ fn convolutions(c: &mut Criterion) {
 }
 
 fn linears(c: &mut Criterion) {
-    for (name, rows, from, to) in [("linear_1x1280x1000", 1, 1280, 1000), ("linear_128x768x3072", 128, 768, 3072)] {
+    for (name, rows, from, to) in
+        [("linear_1x1280x1000", 1, 1280, 1000), ("linear_128x768x3072", 128, 768, 3072)]
+    {
         let mut net = Net::default();
         let x = net.input(&[rows, from]);
         let w = net.weight(&[to, from]);

@@ -42,11 +42,20 @@ impl Net {
     }
 
     /// A convolution of square kernels that keeps the size at stride 1.
-    pub fn conv(&mut self, x: ValueId, from: usize, to: usize, kernel: usize, stride: i64, groups: usize) -> ValueId {
+    pub fn conv(
+        &mut self,
+        x: ValueId,
+        from: usize,
+        to: usize,
+        kernel: usize,
+        stride: i64,
+        groups: usize,
+    ) -> ValueId {
         let w = self.weight(&[to, from / groups, kernel, kernel]);
         let pad = kernel as i64 / 2;
         let pair = |n: i64| Arg::ints([n, n]);
-        let args = vec![x.into(), w.into(), Arg::None, pair(stride), pair(pad), pair(1), Arg::from(groups as i64)];
+        let args =
+            vec![x.into(), w.into(), Arg::None, pair(stride), pair(pad), pair(1), Arg::from(groups as i64)];
         self.op(&ops::CONV2D, args)
     }
 
@@ -94,9 +103,15 @@ pub fn mobilenet_v2(size: usize) -> Program {
     x = net.batch_norm(x, 32);
     x = net.relu6(x);
     let mut from = 32;
-    for (expand, to, blocks, stride) in
-        [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
-    {
+    for (expand, to, blocks, stride) in [
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ] {
         for i in 0..blocks {
             x = net.block(x, from, to, if i == 0 { stride } else { 1 }, expand);
             from = to;
