@@ -5,7 +5,8 @@
 //! * with one more leading axis: one call an index of it;
 //! * with a larger axis 0 than the input's batch, a multiple of it: one call a batch.
 //!
-//! Other arrays are labels. All inputs of a file must give the same number of calls.
+//! Another array of integers holds labels, when output 0 gives scores of two classes or more. All inputs of a file must
+//! give the same number of calls.
 
 pub mod npy;
 
@@ -145,7 +146,7 @@ impl Dataset {
         if count == 0 {
             return Err(fail("it holds no samples".into()));
         }
-        let mut labels = self.labels(&others, count).map_err(fail)?;
+        let mut labels = self.labels(program, &others, count).map_err(fail)?;
         let mut columns: Vec<_> = per_input.into_iter().map(|(_, c)| c.into_iter()).collect();
         Ok((0..count)
             .map(|i| Call {
@@ -156,15 +157,23 @@ impl Dataset {
             .collect())
     }
 
-    /// The labels of each call: from the array that was named, or the only integer array that is no input.
-    fn labels(&self, others: &[(String, Tensor)], calls: usize) -> Result<Option<Vec<Vec<i64>>>, String> {
+    /// The labels of each call: from the array that was named, or the only integer array that is no input of a program
+    /// that classifies.
+    fn labels(
+        &self,
+        program: &Program,
+        others: &[(String, Tensor)],
+        calls: usize,
+    ) -> Result<Option<Vec<Vec<i64>>>, String> {
+        let scores = program.user_outputs().first().map(|&v| program.graph.ty(v));
+        let classes = scores.and_then(|ty| ty.shape.last()?.known()).unwrap_or(0);
         let integers = || others.iter().filter(|(_, t)| t.dtype().is_int());
         let found = match &self.labels {
             Some(name) => {
                 let found = others.iter().find(|(n, _)| n == name);
                 Some(found.ok_or_else(|| format!("there is no label array {name:?}"))?)
             }
-            None if integers().count() == 1 => integers().next(),
+            None if integers().count() == 1 && classes > 1 => integers().next(),
             None => None,
         };
         let Some((name, tensor)) = found else { return Ok(None) };
