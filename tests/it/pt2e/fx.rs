@@ -118,7 +118,7 @@ impl<'a> Fx<'a> {
         match self.nodes.iter().find(takes) {
             Some(result) => {
                 let named = |v: &ValueId| *g.value(*v).name == *text(&result["name"]);
-                g.nodes().find(|&n| g.node(n).outputs().iter().any(|v| named(v)))
+                g.nodes().find(|&n| g.node(n).outputs().iter().any(&named))
             }
             None => g.nodes().find(|&n| *g.node(n).name == *name),
         }
