@@ -30,6 +30,13 @@ lowbit_core::register_backend!(Xnnpack);
 /// Options of the quantizer, for error messages.
 const OPTIONS: &str = "activation-range, weight-range, module-name:PATH, module-type:TYPE, operator:NAME";
 
+/// Whether the quantizer has an option of this name.
+fn is_quantizer_option(option: &str) -> bool {
+    let scopes = ["module-name", "module-type", "operator"];
+    let scoped = option.split_once(':').is_some_and(|(scope, _)| scopes.contains(&scope));
+    scoped || ["activation-range", "weight-range"].contains(&option)
+}
+
 impl Backend for Xnnpack {
     fn name(&self) -> &'static str {
         "xnnpack"
@@ -83,7 +90,8 @@ impl Backend for Xnnpack {
     }
 
     fn lowering(&self, options: &Options) -> Result<Box<dyn Lowering>, BackendError> {
-        match options.keys().next() {
+        // `quantize` hands its options to both.
+        match options.keys().find(|o| !is_quantizer_option(o)) {
             None => Ok(Box::new(lowering::Xnnpack)),
             Some(option) => Err(BackendError::BadOption {
                 backend: self.name(),
@@ -125,6 +133,7 @@ mod tests {
             let e = try_it(recipe, options).unwrap_err();
             assert!(e.contains(want), "{e}");
         }
+        Xnnpack.lowering(&[("operator:aten.add".to_string(), "float".to_string())].into()).unwrap();
         let e = Xnnpack.lowering(&[("a".to_string(), "b".to_string())].into()).unwrap_err();
         assert!(e.to_string().contains("no options"), "{e}");
     }
