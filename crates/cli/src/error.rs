@@ -1,18 +1,19 @@
 //! What can go wrong in a command, and the exit code it means.
 
-use std::path::PathBuf;
+use lowbit_pt2::ImportError;
+use std::path::{Path, PathBuf};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CliError {
     /// The model file.
-    #[error("{}: {source}", path.display())]
+    #[error("{}", import(path, source))]
     Import {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: lowbit_pt2::ImportError,
+        source: ImportError,
     },
     /// Calibration or evaluation data.
     #[error(transparent)]
@@ -63,5 +64,15 @@ impl CliError {
                 | CliError::Backend(NotLinked { .. } | UnknownRecipe { .. } | BadOption { .. })
         );
         if usage { 2 } else { 1 }
+    }
+}
+
+/// The file and what is wrong with it; some errors of the reader name the file themselves.
+fn import(path: &Path, source: &ImportError) -> String {
+    match source {
+        ImportError::Io { .. } | ImportError::Archive { .. } | ImportError::Entry { .. } => {
+            source.to_string()
+        }
+        _ => format!("{}: {source}", path.display()),
     }
 }

@@ -16,11 +16,7 @@ pub fn write_with(
     fill: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>,
 ) -> Result<(), CliError> {
     let fail = |source| CliError::Output { path: path.into(), source };
-    let folder = match path.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    };
-    let mut file = tempfile::Builder::new().prefix(".lowbit-").tempfile_in(folder).map_err(fail)?;
+    let mut file = beside(path).map_err(fail)?;
     fill(file.as_file_mut()).map_err(fail)?;
     // A temporary file is private; the result is a file like any other.
     #[cfg(unix)]
@@ -39,11 +35,22 @@ pub fn check_writable(path: &Path) -> Result<(), CliError> {
     if path.is_dir() {
         return Err(fail(std::io::Error::other("it is a folder; give a file name")));
     }
+    beside(path).map(drop).map_err(fail)
+}
+
+/// A temporary file in the folder of `path`.
+fn beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     let folder = match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
     };
-    tempfile::Builder::new().prefix(".lowbit-").tempfile_in(folder).map(drop).map_err(fail)
+    let no_folder =
+        || std::io::Error::other(format!("there is no folder {}; make it first", folder.display()));
+    tempfile::Builder::new().prefix(".lowbit-").tempfile_in(folder).map_err(|e| match folder.is_dir() {
+        // Its text names the temporary file, which nobody asked for.
+        true => e.kind().into(),
+        false => no_folder(),
+    })
 }
 
 /// A progress line on a terminal, nothing elsewhere.
