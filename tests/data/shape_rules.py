@@ -159,7 +159,8 @@ def schema(op):
     """As native_functions.yaml has it, without aliases: constants by their names."""
     text = re.sub(r"^[^(]*", "", str(op._schema))
     text = re.sub(r"Tensor\([a-z][^)]*\)", "Tensor", text)
-    return text.replace("memory_format=0", "memory_format=contiguous_format").replace("output_dtype=6", "output_dtype=float")
+    text = text.replace("memory_format=0", "memory_format=contiguous_format")
+    return text.replace("output_dtype=6", "output_dtype=float").replace("dtype=4", "dtype=long")
 
 
 def main():

@@ -32,6 +32,8 @@ ops! {
     ARANGE_START = "aten.arange.start" "(Scalar start, Scalar end, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor", arange;
     ARANGE_START_STEP = "aten.arange.start_step" "(Scalar start, Scalar end, Scalar step=1, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor", arange;
     LINSPACE = "aten.linspace.default" "(Scalar start, Scalar end, int steps, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor", linspace;
+    TRIL_INDICES = "aten.tril_indices.default" "(int row, int col, int offset=0, *, ScalarType? dtype=long, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor", |c| triangle(c, true);
+    TRIU_INDICES = "aten.triu_indices.default" "(int row, int col, int offset=0, *, ScalarType? dtype=long, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor", |c| triangle(c, false);
 }
 
 /// Of size argument 0, float unless a dtype is given.
@@ -100,4 +102,19 @@ fn arange(c: &Call<'_>) -> Types {
 /// `linspace(start, end, steps)`
 fn linspace(c: &Call<'_>) -> Types {
     one(dtype_or(c, "dtype", DType::F32), vec![c.sym(2)?])
+}
+
+/// `tril_indices(row, col, offset)` and `triu_indices`: a row number and a column number for each entry of the triangle.
+fn triangle(c: &Call<'_>, lower: bool) -> Types {
+    let (rows, cols, offset) = (c.int(0)?, c.int(1)?, c.int(2)?);
+    if rows < 0 || cols < 0 {
+        return c.error(format!("a matrix of {rows} rows and {cols} columns has no triangle"));
+    }
+    // Row `i` has `cols - offset - i` entries at or above the diagonal, at least none and at most all. The lower triangle
+    // is what the upper one beyond its diagonal leaves.
+    let width = cols - offset - i64::from(lower);
+    let whole = (width - cols + 1).clamp(0, rows);
+    let end = width.clamp(whole, rows);
+    let above = whole * cols + (end - whole) * width - (end * (end - 1) - whole * (whole - 1)) / 2;
+    one(dtype_or(c, "dtype", DType::I64), vec![2.into(), (if lower { rows * cols - above } else { above }).into()])
 }

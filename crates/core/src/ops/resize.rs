@@ -1,6 +1,6 @@
 //! Resampling of images and sequences.
 
-use super::rules::{Types, one};
+use super::rules::{Types, differ, one};
 use super::{Call, InferError};
 use crate::ir::Arg;
 use crate::symint::SymInt;
@@ -14,6 +14,11 @@ ops! {
     UPSAMPLE_NEAREST2D = "aten.upsample_nearest2d.default" "(Tensor self, SymInt[2] output_size, float? scales_h=None, float? scales_w=None) -> Tensor", to_size;
     UPSAMPLE_BILINEAR2D = "aten.upsample_bilinear2d.default" "(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor", to_size;
     UPSAMPLE_BICUBIC2D = "aten.upsample_bicubic2d.default" "(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor", to_size;
+    UPSAMPLE_BILINEAR2D_AA_VEC = "aten._upsample_bilinear2d_aa.vec" "(Tensor input, SymInt[]? output_size, bool align_corners, float[]? scale_factors) -> Tensor", to_size_or_scale;
+    UPSAMPLE_BILINEAR2D_AA = "aten._upsample_bilinear2d_aa.default" "(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor", to_size;
+    UPSAMPLE_BICUBIC2D_AA_VEC = "aten._upsample_bicubic2d_aa.vec" "(Tensor input, SymInt[]? output_size, bool align_corners, float[]? scale_factors) -> Tensor", to_size_or_scale;
+    UPSAMPLE_BICUBIC2D_AA = "aten._upsample_bicubic2d_aa.default" "(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor", to_size;
+    AFFINE_GRID_GENERATOR = "aten.affine_grid_generator.default" "(Tensor theta, SymInt[] size, bool align_corners) -> Tensor", affine_grid;
     GRID_SAMPLER = "aten.grid_sampler.default" "(Tensor input, Tensor grid, int interpolation_mode, int padding_mode, bool align_corners) -> Tensor", grid;
     GRID_SAMPLER_2D = "aten.grid_sampler_2d.default" "(Tensor input, Tensor grid, int interpolation_mode, int padding_mode, bool align_corners) -> Tensor", grid;
 }
@@ -65,4 +70,18 @@ fn grid(c: &Call<'_>) -> Types {
     }
     let spatial = &g.shape[1..g.rank() - 1];
     one(x.dtype, x.shape[..2].iter().chain(spatial).cloned().collect())
+}
+
+/// `affine_grid_generator(theta, [N, C, (D,) H, W], …)`: for each point of the output, where it lies in the input.
+fn affine_grid(c: &Call<'_>) -> Types {
+    let (theta, size) = (c.tensor(0)?, c.syms(1)?);
+    let Some(dims @ 2..=3) = size.len().checked_sub(2) else {
+        return c.error(format!("the size {size:?} is none of images or volumes"));
+    };
+    let fit = theta.rank() == 3
+        && theta.shape.iter().zip([&size[0], &dims.into(), &(dims + 1).into()]).all(|(a, b)| !differ(a, b));
+    if !fit {
+        return c.error(format!("theta {theta} does not fit the size {size:?}"));
+    }
+    one(theta.dtype, [&size[..1], &size[2..], &[dims.into()]].concat())
 }

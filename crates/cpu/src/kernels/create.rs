@@ -83,6 +83,27 @@ fn linspace(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     Ok(())
 }
 
+/// `tril_indices(row, col, offset)`, `triu_indices`: row numbers, then column numbers, row by row.
+fn triangle(c: &KernelCall<'_>, out: &mut TensorMut<'_>, columns: impl Fn(i64) -> (i64, i64)) -> Result {
+    let (rows, cols) = (c.int(0)?, c.int(1)?);
+    let entries = || {
+        (0..rows).flat_map(|i| {
+            let (start, end) = columns(i);
+            (start.clamp(0, cols)..end.clamp(0, cols)).map(move |j| (i, j))
+        })
+    };
+    out.store(entries().map(|(i, _)| i).chain(entries().map(|(_, j)| j)));
+    Ok(())
+}
+fn tril_indices(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
+    let offset = c.int(2)?;
+    triangle(c, &mut outs[0], |i| (0, i + offset + 1))
+}
+fn triu_indices(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
+    let offset = c.int(2)?;
+    triangle(c, &mut outs[0], |i| (i + offset, i64::MAX))
+}
+
 /// Random numbers cannot equal PyTorch's: a program that draws them is refused when it runs.
 fn random(_: &KernelCall<'_>, _: &mut [TensorMut<'_>]) -> Result {
     Err(KernelError::new("random numbers are not supported; pass them to the program as an input"))
@@ -109,6 +130,8 @@ pub(super) const TABLE: Table = &[
     ("aten.arange.start", arange),
     ("aten.arange.start_step", arange),
     ("aten.linspace.default", linspace),
+    ("aten.tril_indices.default", tril_indices),
+    ("aten.triu_indices.default", triu_indices),
     ("aten.rand.default", random),
     ("aten.rand_like.default", random),
     ("aten.randn.default", random),

@@ -60,6 +60,36 @@ fn cubic_taps(step: f32, input: usize, out: usize, align: bool) -> Taps {
         .collect()
 }
 
+/// What an antialiased resize mixes: a filter of `width` inputs, stretched over all inputs that an output covers.
+fn smooth_taps(filter: fn(f32) -> f32, width: f32, step: f32, input: usize, out: usize) -> Taps {
+    let stretch = step.max(1.0);
+    let reach = width / 2.0 * stretch;
+    (0..out)
+        .map(|o| {
+            let center = step * (o as f32 + 0.5);
+            let first = (center - reach + 0.5).max(0.0) as usize;
+            let end = ((center + reach + 0.5).max(0.0) as usize).min(input);
+            let weights: Vec<f32> =
+                (first..end).map(|i| filter((i as f32 - center + 0.5) * (1.0 / stretch))).collect();
+            let total: f32 = weights.iter().sum();
+            let share = |w: f32| if total == 0.0 { w } else { w / total };
+            (first..end).zip(weights).map(|(i, w)| (i, share(w))).collect()
+        })
+        .collect()
+}
+fn triangle(x: f32) -> f32 {
+    (1.0 - x.abs()).max(0.0)
+}
+/// Keys' cubic with a = −0.5, as Pillow has it, and PyTorch where it smooths.
+fn smooth_cubic(x: f32) -> f32 {
+    const A: f32 = -0.5;
+    match x.abs() {
+        x if x < 1.0 => ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0,
+        x if x < 2.0 => ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A,
+        _ => 0.0,
+    }
+}
+
 /// Mixes rows, then columns.
 fn separable(
     c: &KernelCall<'_>,
@@ -117,6 +147,55 @@ fn linear(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
 }
 fn cubic(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     separable(c, &mut outs[0], cubic_taps)
+}
+
+fn smooth_linear(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
+    separable(c, &mut outs[0], |step, input, out, _| smooth_taps(triangle, 2.0, step, input, out))
+}
+fn smooth_bicubic(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
+    separable(c, &mut outs[0], |step, input, out, _| smooth_taps(smooth_cubic, 4.0, step, input, out))
+}
+
+/// Places of `n` points between −1 and 1: the first and last on the ends, or half a step inside.
+fn places(n: usize, align: bool) -> Vec<f32> {
+    if n <= 1 {
+        return vec![0.0; n];
+    }
+    let step = 2.0 / (n - 1) as f32;
+    (0..n)
+        .map(|i| if i < n / 2 { -1.0 + step * i as f32 } else { 1.0 - step * (n - 1 - i) as f32 })
+        .map(|x| if align { x } else { x * (n - 1) as f32 / n as f32 })
+        .collect()
+}
+
+/// `affine_grid_generator(theta, size, align_corners)`: each point `(x, y, (z,) 1)` of the output, times its theta.
+fn affine_grid(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
+    let (theta, align) = (c.tensor(0)?, c.bool(2)?);
+    let sizes = &outs[0].shape[1..outs[0].shape.len() - 1];
+    let axes: Vec<Vec<f32>> = sizes.iter().map(|&n| places(n, align)).collect();
+    let (dims, points) = (axes.len(), sizes.iter().product::<usize>());
+    let mut result = Vec::with_capacity(outs[0].numel());
+    for theta in theta.as_vec::<f32>().chunks_exact(dims * (dims + 1)) {
+        for p in 0..points {
+            // The last axis is the first coordinate.
+            let mut rest = p;
+            let at: Vec<f32> = axes
+                .iter()
+                .rev()
+                .map(|axis| {
+                    let x = axis[rest % axis.len()];
+                    rest /= axis.len();
+                    x
+                })
+                .collect();
+            for row in theta.chunks_exact(dims + 1) {
+                let moved: f32 = at.iter().zip(row).map(|(x, t)| x * t).sum();
+                result.push(moved + row[dims]);
+            }
+        }
+    }
+    outs[0].store(result);
+    Ok(())
 }
 
 /// A coordinate of the grid, −1 to 1, in pixels of the input, brought inside as the padding mode says.
@@ -192,6 +271,11 @@ pub(super) const TABLE: Table = &[
     ("aten.upsample_bilinear2d.default", linear),
     ("aten.upsample_bicubic2d.vec", cubic),
     ("aten.upsample_bicubic2d.default", cubic),
+    ("aten._upsample_bilinear2d_aa.vec", smooth_linear),
+    ("aten._upsample_bilinear2d_aa.default", smooth_linear),
+    ("aten._upsample_bicubic2d_aa.vec", smooth_bicubic),
+    ("aten._upsample_bicubic2d_aa.default", smooth_bicubic),
+    ("aten.affine_grid_generator.default", affine_grid),
     ("aten.grid_sampler.default", grid_sampler),
     ("aten.grid_sampler_2d.default", grid_sampler),
 ];

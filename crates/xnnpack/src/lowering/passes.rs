@@ -36,6 +36,13 @@ static IN_PIECES: &[&OpDef] = &[
     &ops::MISH,
     &ops::SELU,
     &ops::CELU,
+    &ops::UPSAMPLE_BICUBIC2D_VEC,
+    &ops::UPSAMPLE_BICUBIC2D,
+    &ops::UPSAMPLE_BILINEAR2D_AA_VEC,
+    &ops::UPSAMPLE_BILINEAR2D_AA,
+    &ops::UPSAMPLE_BICUBIC2D_AA_VEC,
+    &ops::UPSAMPLE_BICUBIC2D_AA,
+    &ops::AFFINE_GRID_GENERATOR,
 ];
 
 fn keep(program: &Program, n: NodeId) -> bool {

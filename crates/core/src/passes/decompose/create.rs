@@ -1,6 +1,6 @@
 //! Tensors made from nothing.
 
-use super::{Build, PassFailure, Table, Values, number, one, out_type};
+use super::{Build, PassFailure, Table, Values, integer, number, one, out_type};
 use crate::ir::{Arg, Node};
 use crate::ops;
 use crate::tensor::Tensor;
@@ -73,6 +73,29 @@ fn linspace(b: &mut Build<'_>, n: &Node) -> Values {
     one(b.constant(&n.name.clone(), tensor))
 }
 
+/// Indices of a triangle as a constant; of each row, `columns` gives the first and the end.
+fn triangle(b: &mut Build<'_>, n: &Node, columns: fn(i64, i64) -> (i64, i64)) -> Values {
+    let (rows, cols, offset) = (integer(n, 0)?, integer(n, 1)?, integer(n, 2)?);
+    let (mut numbers, mut column_numbers) = (vec![], vec![]);
+    for i in 0..rows {
+        let (start, end) = columns(i, offset);
+        let entries = start.clamp(0, cols)..end.clamp(0, cols);
+        numbers.extend(entries.clone().map(|_| i));
+        column_numbers.extend(entries);
+    }
+    let shape = [2, numbers.len()];
+    numbers.extend(column_numbers);
+    let tensor = Tensor::new::<i64>(&shape, numbers).map_err(|e| PassFailure(e.to_string()))?;
+    let indices = b.constant(&n.name.clone(), tensor);
+    one(b.cast(indices, out_type(b, n).dtype)?)
+}
+fn tril_indices(b: &mut Build<'_>, n: &Node) -> Values {
+    triangle(b, n, |i, offset| (0, i + offset + 1))
+}
+fn triu_indices(b: &mut Build<'_>, n: &Node) -> Values {
+    triangle(b, n, |i, offset| (i + offset, i64::MAX))
+}
+
 fn rand(b: &mut Build<'_>, n: &Node) -> Values {
     let t = out_type(b, n);
     one(b.op(&ops::RAND, [Arg::Ints(t.shape), t.dtype.into()])?)
@@ -100,6 +123,8 @@ pub(super) const TABLE: Table = &[
     ("aten.scalar_tensor.default", scalar),
     ("aten.arange.start", arange),
     ("aten.linspace.default", linspace),
+    ("aten.tril_indices.default", tril_indices),
+    ("aten.triu_indices.default", triu_indices),
     ("aten.rand_like.default", rand),
     ("aten.randn_like.default", randn),
     ("aten.randn.generator", randn),
