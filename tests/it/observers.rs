@@ -64,7 +64,7 @@ fn check_observer(case: &Value, arrays: &Arrays) -> Result<(), String> {
     let scale: Vec<f32> = numbers("scale").map(|bits| f32::from_bits(bits as u32)).collect();
     let zero: Vec<i64> = numbers("zero_point").collect();
     let same = got.scale.iter().map(|s| *s as f32).eq(scale.iter().copied());
-    if same && got.zero_point == zero {
+    if same && got.zero_point.iter().copied().eq(zero.iter().map(|&z| z as f64)) {
         return Ok(());
     }
     Err(format!("{:?} {:?}, expected {scale:?} {zero:?}", got.scale, got.zero_point))

@@ -2,7 +2,7 @@
 
 use lowbit_core::dtype::DType;
 use lowbit_core::flow::{Converted, Evaluation, Lowered, Measure, Place};
-use lowbit_core::quant::Granularity;
+use lowbit_core::quant::{Blocks, Granularity};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 
@@ -38,7 +38,8 @@ pub struct Site {
     pub axis: Option<u32>,
     /// Empty when the device chooses at run time.
     pub scale: Vec<f64>,
-    pub zero_point: Vec<i64>,
+    #[serde(serialize_with = "whole_numbers")]
+    pub zero_point: Vec<f64>,
     pub observer: String,
     pub rule: String,
 }
@@ -98,6 +99,14 @@ fn decibels_option<S: Serializer>(x: &Option<f64>, s: S) -> Result<S::Ok, S::Err
     decibels(&x.unwrap_or(999.0), s)
 }
 
+/// Whole numbers without a fraction: nearly all zero points.
+fn whole_numbers<S: Serializer>(x: &[f64], s: S) -> Result<S::Ok, S::Error> {
+    s.collect_seq(x.iter().map(|&z| match z.fract() == 0.0 {
+        true => serde_json::Number::from(z as i64),
+        false => serde_json::Number::from_f64(z).unwrap_or_else(|| 0.into()),
+    }))
+}
+
 impl Report {
     /// Fills in what conversion found.
     pub fn add_sites(&mut self, converted: &Converted) {
@@ -112,7 +121,7 @@ impl Report {
                 quant_min: s.spec.range.min(),
                 quant_max: s.spec.range.max(),
                 axis: match s.spec.granularity {
-                    Granularity::Channel { axis } | Granularity::Block { axis, .. } => Some(axis),
+                    Granularity::Channel { axis } | Granularity::Blocks(Blocks::Axis(axis)) => Some(axis),
                     _ => None,
                 },
                 scale,

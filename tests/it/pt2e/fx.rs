@@ -34,8 +34,10 @@ pub enum Operand {
 pub struct Pair {
     /// Empty when parameters are chosen while running.
     pub scale: Vec<f64>,
-    pub zero_point: Vec<i64>,
+    pub zero_point: Vec<f64>,
     pub axis: Option<i64>,
+    /// Block sizes, in the family that has them.
+    pub block: Vec<i64>,
     pub range: (i64, i64),
     /// Folded integers.
     pub integers: Option<Tensor>,
@@ -46,7 +48,21 @@ pub struct Pair {
 }
 
 fn dequantizes(name: &str) -> bool {
-    name.starts_with("quantized_decomposed.dequantize_per")
+    name.contains(".dequantize_per_") || name.contains(".dequantize_affine")
+}
+
+/// Whether an operator quantizes, dequantizes or chooses parameters.
+pub fn quantizes(name: &str) -> bool {
+    ["quantize_per_", "quantize_affine", "choose_qparams"].iter().any(|part| name.contains(part))
+}
+
+/// Where a dequantize operator has its scale, and its lower bound.
+fn places(name: &str) -> (usize, usize) {
+    match name {
+        _ if name.contains("_affine") => (2, 5),
+        _ if name.contains("_channel") => (1, 4),
+        _ => (1, 3),
+    }
 }
 
 impl<'a> Fx<'a> {
@@ -64,10 +80,7 @@ impl<'a> Fx<'a> {
     pub fn computing(&self) -> impl Iterator<Item = &'a Value> + '_ {
         self.nodes.iter().filter(|n| {
             let target = text(&n["target"]);
-            let aside = target.contains("getitem")
-                || target.contains("quantize_per")
-                || target.contains("choose_qparams");
-            n["op"] == "call_function" && !aside
+            n["op"] == "call_function" && !target.contains("getitem") && !quantizes(target)
         })
     }
 
@@ -79,24 +92,23 @@ impl<'a> Fx<'a> {
             return Operand::Float(self.source(node));
         }
         let args = node["args"].as_array().expect("a list of arguments");
-        let channel = text(&node["target"]).contains("per_channel");
-        let dynamic = text(&node["target"]).ends_with(".tensor");
+        let target = text(&node["target"]);
+        let (scale, bounds) = places(target);
+        let dynamic = args[scale]["node"].is_string();
         let numbers = |v: &Value| match v["attr"].as_str() {
+            _ if dynamic => vec![],
             Some(name) => self.attributes.get(name).map(Tensor::to_f64).unwrap_or_default(),
             None => v.as_f64().into_iter().collect(),
         };
         let inner = self.get(args[0]["node"].as_str().unwrap_or_default());
-        let bounds = usize::from(channel) + 3;
         let int = |i: usize| args[i].as_i64().unwrap_or_default();
         Operand::Quantized(Box::new(Pair {
-            scale: if dynamic { vec![] } else { numbers(&args[1]) },
-            zero_point: if dynamic {
-                vec![]
-            } else {
-                numbers(&args[2]).into_iter().map(|z| z as i64).collect()
-            },
-            axis: channel.then(|| int(3)),
-            range: (int(bounds), int(bounds + 1)),
+            scale: numbers(&args[scale]),
+            zero_point: numbers(&args[scale + 1]),
+            axis: target.contains("per_channel").then(|| int(3)),
+            block: args[1].as_array().into_iter().flatten().filter_map(Value::as_i64).collect(),
+            // The operators of one of torchao's tests have their range built in.
+            range: if target.contains("int4") { (0, 15) } else { (int(bounds), int(bounds + 1)) },
             integers: args[0]["attr"].as_str().and_then(|a| self.attributes.get(a).cloned()),
             from: inner.map(|q| self.operand(&q["args"][0])),
             nodes: vec![],
@@ -162,27 +174,27 @@ pub fn operand(program: &Program, v: ValueId) -> Operand {
 fn pair(program: &Program, n: NodeId) -> Pair {
     let g = &program.graph;
     let node = g.node(n);
-    let channel = node.op().name.contains("per_channel");
-    let tensor = |i: usize| node.arg(i).values().next().and_then(|v| program.frozen(v)).map(Tensor::to_f64);
+    let (scale, bounds) = places(node.op().name);
+    let numbers = |i: usize| match node.arg(i) {
+        Arg::Float(s) => vec![*s],
+        Arg::Int(z) => z.known().map(|z| z as f64).into_iter().collect(),
+        a => a.values().next().and_then(|v| program.frozen(v)).map(Tensor::to_f64).unwrap_or_default(),
+    };
     let int = |i: usize| match node.arg(i) {
         Arg::Int(n) => n.known().unwrap_or_default(),
+        Arg::Float(x) => *x as i64,
         _ => 0,
     };
-    let scale = match node.arg(1) {
-        Arg::Float(s) => vec![*s],
-        _ => tensor(1).unwrap_or_default(),
-    };
-    let zero_point = match node.arg(2) {
-        Arg::Int(_) => vec![int(2)],
-        _ => tensor(2).unwrap_or_default().into_iter().map(|z| z as i64).collect(),
-    };
-    let bounds = usize::from(channel) + 3;
     let inner = node.operands().next().expect("it reads integers");
     let q = g.producer(inner);
     Pair {
-        scale,
-        zero_point,
-        axis: channel.then(|| int(3)),
+        scale: numbers(scale),
+        zero_point: numbers(scale + 1),
+        axis: node.op().name.contains("per_channel").then(|| int(3)),
+        block: match node.arg(1) {
+            Arg::Ints(block) => block.iter().filter_map(|b| b.known()).collect(),
+            _ => vec![],
+        },
         range: (int(bounds), int(bounds + 1)),
         integers: program.frozen(inner).cloned(),
         from: q.and_then(|q| g.node(q).operands().next()).map(|v| operand(program, v)),

@@ -2,12 +2,17 @@
 
 use super::fx::{Fx, operands, text};
 use lowbit_core::DType;
-use lowbit_core::ir::Program;
+use lowbit_core::ir::{Arg, NodeWriter, Program, ValueId};
+use lowbit_core::ops::{self, InferError};
 use lowbit_core::quant::{
-    Annotations, DeriveRule, Granularity, Mapping, ObserverKind, QRange, QScheme, QuantSpec, Site, Spec,
+    Annotations, Blocks, DeriveRule, Granularity, Mapping, Observer, ObserverError, ObserverFactory,
+    ObserverKind, ObserverState, QParams, QRange, QScheme, QuantSpec, Site, Spec,
 };
-use lowbit_core::quantizer::{OpConfig, RuleQuantizer, Scope};
+use lowbit_core::quantizer::{Composed, EmbeddingQuantizer, OpConfig, Quantizer, RuleQuantizer, Scope};
+use ndarray::ArrayViewD;
 use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The operands of `user` that read `from`, in the graph before observers.
 pub fn reads(program: &Program, fused: &Fx<'_>, user: &str, from: &Value) -> Vec<Site> {
@@ -47,6 +52,7 @@ fn scheme(v: &Value) -> Result<QScheme, String> {
     let mapping = match scheme.rsplit('_').next() {
         Some("symmetric") => Mapping::Symmetric,
         Some("affine") => Mapping::Affine,
+        Some("qparams") => Mapping::AffineFloat,
         _ => return Err(format!("scheme {scheme:?}")),
     };
     let axis = v["ch_axis"].as_u64().unwrap_or(0) as u32;
@@ -55,6 +61,31 @@ fn scheme(v: &Value) -> Result<QScheme, String> {
         granularity: if channel { Granularity::Channel { axis } } else { Granularity::Tensor },
         mapping,
     })
+}
+
+/// The scheme of an observer of the affine family, from its arguments.
+fn affine_scheme(args: &Value) -> Result<QScheme, String> {
+    // "<MappingType.SYMMETRIC: 1>", "PerGroup(group_size=128)", "PerBlock(block_size=(1, 32))"
+    let mapping = match text(&args["mapping_type"]).trim_matches(['<', '>']).split([':', '.']).nth(1) {
+        Some("SYMMETRIC") => Mapping::Symmetric,
+        Some("SYMMETRIC_NO_CLIPPING_ERR") => Mapping::SymmetricNoClipping,
+        _ if args["preserve_zero"] == false => Mapping::AffineFloat,
+        _ => Mapping::Affine,
+    };
+    let (kind, rest) = text(&args["granularity"]).split_once('(').unwrap_or_default();
+    let numbers = rest.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok());
+    let numbers: Vec<u32> = numbers.collect();
+    let blocks = match (kind, &numbers[..]) {
+        ("PerTensor", _) => Some(Blocks::Tensor),
+        ("PerToken", _) => Some(Blocks::Token),
+        ("PerAxis", [axis]) => Some(Blocks::Axis(*axis)),
+        ("PerRow", [axis]) => Some(Blocks::Row(*axis)),
+        ("PerGroup", [size]) => Some(Blocks::Group(*size)),
+        ("PerBlock", sizes) => Blocks::sizes(sizes),
+        _ => None,
+    };
+    let granularity = blocks.ok_or_else(|| format!("granularity {}", args["granularity"]))?;
+    Ok(QScheme { granularity: Granularity::Blocks(granularity), mapping })
 }
 
 fn range(v: &Value) -> Result<QRange, String> {
@@ -78,12 +109,11 @@ pub fn spec(v: &Value, program: &Program, fused: &Fx<'_>) -> Result<Option<Spec>
             range: range(v)?,
             scheme: scheme(v)?,
         },
-        "fixed" => Spec::Fixed(lowbit_core::quant::QParams {
-            range: range(v)?,
-            granularity: Granularity::Tensor,
-            scale: vec![v["scale"].as_f64().ok_or("a scale")?],
-            zero_point: vec![v["zero_point"].as_i64().ok_or("a zero point")?],
-        }),
+        "fixed" => Spec::Fixed(QParams::per_tensor(
+            range(v)?,
+            v["scale"].as_f64().ok_or("a scale")?,
+            v["zero_point"].as_i64().ok_or("a zero point")?,
+        )),
         "observed" => return observed(v).map(|s| s.map(Spec::Observed)),
         other => return Err(format!("{other} specs")),
     }))
@@ -92,22 +122,73 @@ pub fn spec(v: &Value, program: &Program, fused: &Fx<'_>) -> Result<Option<Spec>
 fn observed(v: &Value) -> Result<Option<QuantSpec>, String> {
     let dynamic = v["is_dynamic"] == true;
     let args = &v["observer"]["args"];
-    let observer = match text(&v["observer"]["class"]) {
-        "MinMaxObserver" | "PerChannelMinMaxObserver" => ObserverKind::MinMax,
-        "HistogramObserver" => ObserverKind::Histogram { bins: args["bins"].as_u64().unwrap_or(2048) as u32 },
-        "MovingAverageMinMaxObserver" | "MovingAveragePerChannelMinMaxObserver" => {
-            ObserverKind::MovingAverage { constant: args["averaging_constant"].as_f64().unwrap_or(0.01) }
+    let constant = args["averaging_constant"].as_f64().unwrap_or(0.01);
+    let class = text(&v["observer"]["class"]);
+    let observer = match class {
+        "MinMaxObserver" | "PerChannelMinMaxObserver" | "AffineQuantizedMinMaxObserver" => {
+            ObserverKind::MinMax
         }
-        "PlaceholderObserver" if dynamic => ObserverKind::Placeholder,
+        "HistogramObserver" => ObserverKind::Histogram { bins: args["bins"].as_u64().unwrap_or(2048) as u32 },
+        "MovingAverageMinMaxObserver"
+        | "MovingAveragePerChannelMinMaxObserver"
+        | "AffineQuantizedMovingAverageMinMaxObserver" => ObserverKind::MovingAverage { constant },
+        "PlaceholderObserver" | "AffineQuantizedPlaceholderObserver" if dynamic => ObserverKind::Placeholder,
         // A float element type: torchao takes the observer out again.
         "PlaceholderObserver" => return Ok(None),
+        "Int4Observer" => ObserverKind::Custom(Arc::new(Int4)),
         other => return Err(format!("observer {other}")),
     };
-    let eps = args["eps"].as_f64().unwrap_or(f64::from(f32::EPSILON));
+    let affine = class.starts_with("Affine");
+    // The operator that chooses parameters at run time has another default than the observers.
+    let least = if affine && dynamic { f32::MIN_POSITIVE } else { f32::EPSILON };
+    let eps = args["eps"].as_f64().unwrap_or(f64::from(least));
     let mut spec = QuantSpec::new(range(v)?, Mapping::Affine, observer).eps(eps);
-    spec.scheme = scheme(v)?;
+    spec.scheme = if affine { affine_scheme(args)? } else { scheme(v)? };
     spec.dynamic = dynamic;
     Ok(Some(spec))
+}
+
+/// The observer of torchao's test of observers that write their own nodes. There it writes operators that the test
+/// registers, for integers from 0 to 15; here the ones for any range.
+#[derive(Debug)]
+struct Int4;
+
+impl ObserverFactory for Int4 {
+    fn create(&self, _: &QuantSpec) -> Box<dyn Observer> {
+        Box::new(Int4)
+    }
+}
+
+impl Observer for Int4 {
+    fn name(&self) -> &'static str {
+        "int4"
+    }
+
+    fn observe(&mut self, _: ArrayViewD<'_, f32>) {}
+
+    fn merge(&mut self, _: &ObserverState) -> Result<(), ObserverError> {
+        Ok(())
+    }
+
+    fn state(&self) -> ObserverState {
+        ObserverState { observer: self.name().into(), fields: BTreeMap::new() }
+    }
+
+    fn qparams(&self) -> Result<QParams, ObserverError> {
+        let range = QRange::new(DType::U8, 0, 15).expect("16 integers");
+        Ok(QParams::per_tensor(range, 1.0, 0))
+    }
+
+    fn write(&self, x: ValueId, nodes: &mut NodeWriter<'_>) -> Option<Result<ValueId, InferError>> {
+        let numbers = || [Arg::Float(1.0), 0.into(), 0.into(), 15.into(), DType::U8.into()];
+        let quantize = [Arg::Value(x)].into_iter().chain(numbers()).collect::<Vec<_>>();
+        let q = match nodes.op(&ops::QUANTIZE_PER_TENSOR, quantize) {
+            Ok(q) => q,
+            Err(e) => return Some(Err(e)),
+        };
+        let dequantize = [Arg::Value(q)].into_iter().chain(numbers()).collect::<Vec<_>>();
+        Some(nodes.op(&ops::DEQUANTIZE_PER_TENSOR, dequantize))
+    }
 }
 
 /// All annotations of a case.
@@ -137,18 +218,19 @@ pub fn annotations(case: &Value, program: &Program, fused: &Fx<'_>) -> Result<An
     Ok(out)
 }
 
-/// XNNPACK's quantizers of a recipe, in order; `None` for a test's own.
-pub fn quantizers(recipe: &Value) -> Result<Option<Vec<RuleQuantizer>>, String> {
-    match text(&recipe["class"]) {
-        "XNNPACKQuantizer" if recipe["has_filter"] == true => Ok(None),
-        "XNNPACKQuantizer" => Ok(Some(vec![xnnpack(recipe)?])),
+/// The quantizer of a recipe; `None` for a test's own.
+pub fn quantizer(recipe: &Value) -> Result<Option<Box<dyn Quantizer>>, String> {
+    Ok(match text(&recipe["class"]) {
+        "XNNPACKQuantizer" if recipe["has_filter"] == true => None,
+        "XNNPACKQuantizer" => Some(Box::new(xnnpack(recipe)?)),
+        "EmbeddingQuantizer" => Some(Box::new(EmbeddingQuantizer::default())),
         "ComposableQuantizer" => {
-            let parts = recipe["quantizers"].as_array().into_iter().flatten().map(quantizers);
+            let parts = recipe["quantizers"].as_array().into_iter().flatten().map(quantizer);
             let parts: Option<Vec<_>> = parts.collect::<Result<_, _>>()?;
-            Ok(parts.map(|p| p.into_iter().flatten().collect()))
+            parts.map(|p| Box::new(Composed::new(p)) as Box<dyn Quantizer>)
         }
-        _ => Ok(None),
-    }
+        _ => None,
+    })
 }
 
 fn xnnpack(recipe: &Value) -> Result<RuleQuantizer, String> {

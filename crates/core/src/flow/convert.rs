@@ -4,12 +4,12 @@ use super::Error;
 use super::prepare::Prepared;
 use crate::dtype::DType;
 use crate::executor::Executor;
-use crate::ir::{Arg, ConstKind, Def, ModuleStack, NewNode, NodeId, Program, Use, ValueId, verify};
+use crate::ir::{Arg, ConstKind, NewNode, NodeId, NodeWriter, Program, Use, ValueId, verify};
 use crate::ops;
 use crate::passes::{DeadCode, Pass, PassError};
-use crate::quant::{Granularity, QParams, QuantSpec, Site, Spec};
+use crate::quant::{Granularity, Mapping, QParams, QuantSpec, Site, Spec, block_counts};
 use crate::tensor::Tensor;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A program that computes as the quantized device does, in ordinary operators.
 #[derive(Debug)]
@@ -20,6 +20,9 @@ pub struct Converted {
     pub reference: Program,
     /// Every quantized site with its parameters.
     pub sites: Vec<SiteParams>,
+    /// The node that each quantize, dequantize and choose-parameters node belongs to, and whose module it is in: the one that
+    /// makes the value, or the one that reads it where it is quantized or dequantized for a single reader.
+    pub sources: BTreeMap<NodeId, NodeId>,
     /// Calibration samples.
     pub samples: usize,
     /// Why nodes were left in floating point, by name, where the quantizer said.
@@ -53,32 +56,65 @@ pub struct SiteSpec {
     pub granularity: Granularity,
 }
 
+/// What [`Prepared::convert_with`] quantizes here and now instead of writing quantize nodes.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub enum Fold {
+    /// Nothing: weights stay in floating point, with quantize nodes behind them (`fold_quantize=False`).
+    Nothing,
+    /// Constants, and what is computed from constants alone.
+    #[default]
+    Constants,
+    /// These, and buffers that the program overwrites, where all that is read from and written to one are the same integers:
+    /// the caches of attention then hold integers (`fold_quantize_into_mutable_buffers`).
+    ConstantsAndBuffers,
+}
+
 impl Prepared {
     /// Converts. Weights are quantized here and now; `executor` computes what is made of constants alone.
     ///
     /// # Errors
     /// [`Error::Unobserved`] lists the sites whose observers saw no data.
-    pub fn convert(mut self, executor: &dyn Executor) -> Result<Converted, Error> {
-        let constants = self.observe_weights(executor)?;
+    pub fn convert(self, executor: &dyn Executor) -> Result<Converted, Error> {
+        self.convert_with(executor, Fold::default())
+    }
+
+    /// As [`convert`](Self::convert), and says what is quantized here and now.
+    ///
+    /// # Errors
+    /// As [`convert`](Self::convert).
+    pub fn convert_with(mut self, executor: &dyn Executor, fold: Fold) -> Result<Converted, Error> {
+        let mut constants = self.observe_weights(executor)?;
+        if fold == Fold::Nothing {
+            constants.clear();
+        }
         let params = self.qparams()?;
         let sites = site_table(&self, &params);
         let reasons = self
             .program
             .graph
             .nodes()
+            .filter(|n| !self.annotations.is_claimed(*n))
             .filter_map(|n| {
                 let why = self.annotations.reason(n)?;
                 Some((self.program.graph.node(n).name.to_string(), why.to_string()))
             })
             .collect();
-        let mut out = Rewriter { program: self.program.clone(), prepared: &self, params: &params, constants };
+        let sources = BTreeMap::new();
+        let mut out =
+            Rewriter { program: self.program.clone(), prepared: &self, params: &params, constants, sources };
         out.run()?;
-        let mut program = out.program;
+        let Rewriter { mut program, mut sources, .. } = out;
+        if fold == Fold::ConstantsAndBuffers {
+            super::buffers::fold(&mut program)?;
+        }
         let dead = DeadCode;
         dead.run(&mut program).map_err(|reason| PassError::Failed { pass: dead.name(), reason })?;
         verify(&program).map_err(|errors| PassError::Invalid { pass: "convert", errors })?;
+        let alive: BTreeSet<NodeId> = program.graph.nodes().collect();
+        sources.retain(|n, _| alive.contains(n));
         Ok(Converted {
             program,
+            sources,
             sites,
             samples: self.samples(),
             reasons,
@@ -129,8 +165,9 @@ struct Rewriter<'a> {
     program: Program,
     prepared: &'a Prepared,
     params: &'a [Option<QParams>],
-    /// Values made of constants alone.
+    /// Values made of constants alone, to be quantized here and now.
     constants: BTreeMap<ValueId, Tensor>,
+    sources: BTreeMap<NodeId, NodeId>,
 }
 
 impl Rewriter<'_> {
@@ -154,14 +191,29 @@ impl Rewriter<'_> {
         let own = groups.of(Site::Output(v));
         let mut current = v;
         if let Some(group) = own {
-            let q = self.quantize(v, group, None)?;
-            // All readers, the program's outputs included, now read what the integers stand for.
-            current = self.dequantize(q, group, None)?;
-            self.program.graph.replace_uses(v, current, self.program.graph.producer(q.value));
-            if let Some(chain) = q.chain {
-                self.program.graph.redirect(Use { node: chain, slot: 0 }, v);
+            let sole = match &uses[..] {
+                [u] if !before.graph.is_output(v) => Some(u.node),
+                _ => None,
+            };
+            if let Some(written) = self.own_nodes(v, group, None)? {
+                current = written;
+            } else {
+                let q = self.quantize(v, group, None)?;
+                current = self.dequantize(q, group, sole)?;
+                self.duplicate(q, group, &uses)?;
             }
-            self.duplicate(q, group, &uses, current)?;
+            // All other readers, the program's outputs included, now read what the integers stand for.
+            for u in uses
+                .iter()
+                .filter(|u| self.program.graph.operand(**u) == Some(v))
+                .copied()
+                .collect::<Vec<_>>()
+            {
+                self.program.graph.redirect(u, current);
+            }
+            let outputs = self.program.graph.outputs().iter().map(|&o| if o == v { current } else { o });
+            let outputs = outputs.collect();
+            self.program.graph.set_outputs(outputs);
         }
         // Operands whose parameters differ from the value's own: a second pair behind the first.
         let mut by_group: BTreeMap<usize, Vec<Use>> = BTreeMap::new();
@@ -173,7 +225,12 @@ impl Rewriter<'_> {
         // A weight that is computed from constants is quantized here and now, whatever it is quantized to elsewhere.
         let float = if self.constants.contains_key(&v) { v } else { current };
         for (group, uses) in by_group {
-            let q = self.quantize(float, group, Some(uses[0].node))?;
+            let reader = Some(uses[0].node);
+            if let Some(written) = self.own_nodes(float, group, reader)? {
+                uses.into_iter().for_each(|u| self.program.graph.redirect(u, written));
+                continue;
+            }
+            let q = self.quantize(float, group, reader)?;
             for u in uses {
                 let dq = self.dequantize(q, group, Some(u.node))?;
                 self.program.graph.redirect(u, dq);
@@ -182,14 +239,30 @@ impl Rewriter<'_> {
         Ok(())
     }
 
+    /// The nodes of an observer that writes its own.
+    fn own_nodes(
+        &mut self,
+        v: ValueId,
+        group: usize,
+        reader: Option<NodeId>,
+    ) -> Result<Option<ValueId>, Error> {
+        let Some(observer) = &self.prepared.observers[group] else { return Ok(None) };
+        let owner = self.owner(v, reader);
+        let mut nodes = NodeWriter::behind(&mut self.program, v, owner);
+        let Some(written) = observer.write(v, &mut nodes) else { return Ok(None) };
+        let made = nodes.made();
+        self.sources.extend(made.into_iter().filter_map(|n| Some((n, owner?))));
+        written.map(Some).map_err(|e| self.broken(v, e))
+    }
+
     /// A dequantize of its own for every annotated reader (torchao's `DuplicateDQPass`), so that backends can take each
     /// operator with its inputs.
-    fn duplicate(&mut self, q: Quantized, group: usize, uses: &[Use], shared: ValueId) -> Result<(), Error> {
+    fn duplicate(&mut self, q: Quantized, group: usize, uses: &[Use]) -> Result<(), Error> {
         let annotated = |u: &Use| self.prepared.annotations.is_claimed(u.node);
         let readers: Vec<Use> = uses.iter().copied().filter(annotated).collect();
-        let all =
-            self.program.graph.value(shared).uses().len() + usize::from(self.program.graph.is_output(shared));
         // The first reader may keep the shared one if nobody else is left with it.
+        let before = &self.prepared.program.graph;
+        let all = uses.len() + usize::from(before.is_output(q.float));
         let spared = usize::from(all == readers.len());
         for u in readers.into_iter().skip(spared) {
             let dq = self.dequantize(q, group, Some(u.node))?;
@@ -202,59 +275,105 @@ impl Rewriter<'_> {
     fn quantize(&mut self, v: ValueId, group: usize, reader: Option<NodeId>) -> Result<Quantized, Error> {
         let Some(params) = self.params[group].clone() else { return self.quantize_dynamic(v, group, reader) };
         let ints = self.constants.get(&v).map(|t| params.quantize(t)).transpose();
-        let ints = ints
-            .map_err(|e| Error::Fold { value: self.program.graph.value(v).name.to_string(), reason: e.0 })?;
-        let name = self.program.graph.value(v).name.to_string();
-        let scales = self.channel_constants(&params, v, ints.is_none())?;
-        if let Some(t) = ints {
-            let fqn = self.program.constant(v).map_or(name.clone(), |c| c.name.to_string());
-            let value = self.program.add_constant(&format!("{fqn}_quantized"), ConstKind::Tensor, t);
-            return Ok(Quantized { value, scales, chain: None });
+        let ints = ints.map_err(|e| self.failed(v, e.0))?;
+        if ints.is_none() && params.zero_point.iter().any(|z| z.fract() != 0.0) {
+            return Err(self.failed(v, "fractional zero points are for constants, which are folded"));
         }
-        let mut args = vec![Arg::Value(v)];
-        let op = match scales {
+        let scales = self.scales(&params, v, ints.is_none())?;
+        if let Some(t) = ints {
+            let value = self.constant(v, "quantized", ConstKind::Tensor, t);
+            return Ok(Quantized { value, float: v, scales });
+        }
+        let [min, max, dtype] = range_args(&params);
+        let (op, args) = match scales {
+            Scales::Literal(s, z) => {
+                (&ops::QUANTIZE_PER_TENSOR, vec![v.into(), Arg::Float(s), z.into(), min, max, dtype])
+            }
             Scales::Channel(s, z, axis) => {
-                args.extend([s.into(), z.into(), Arg::from(axis)]);
-                &ops::QUANTIZE_PER_CHANNEL
+                (&ops::QUANTIZE_PER_CHANNEL, vec![v.into(), s.into(), z.into(), axis.into(), min, max, dtype])
             }
-            _ => {
-                args.extend([Arg::Float(params.scale[0]), params.zero_point[0].into()]);
-                &ops::QUANTIZE_PER_TENSOR
-            }
+            Scales::Blocks(s, z) => (
+                &ops::QUANTIZE_AFFINE,
+                vec![v.into(), self.block(group, v)?, s.into(), z.into(), dtype, min, max],
+            ),
+            Scales::Dynamic(..) => return Err(self.failed(v, "these parameters are known")),
         };
-        args.extend(range_args(&params));
-        let n = self.insert(NewNode::new(op, args), v, reader)?;
-        Ok(Quantized { value: self.program.graph.node(n).output(), scales, chain: None })
+        let n = self.insert(NewNode::new(op, args), v, self.owner(v, reader))?;
+        Ok(Quantized { value: self.program.graph.node(n).output(), float: v, scales })
     }
 
-    /// Scales and zero points of channels as constants; scales are f64 if `wide`, as ExecuTorch's kernel that quantizes by
-    /// channels wants them.
-    fn channel_constants(&mut self, params: &QParams, v: ValueId, wide: bool) -> Result<Scales, Error> {
-        let axis = match params.granularity {
-            Granularity::Tensor => return Ok(Scales::Literal(params.scale[0], params.zero_point[0])),
-            Granularity::Channel { axis } => axis,
-            other => {
-                let name = self.program.graph.value(v).name.to_string();
-                return Err(Error::Fold {
-                    value: name,
-                    reason: format!("{other:?} has no quantize operator here"),
-                });
+    /// Where the scales and zero points of `v` are. Those of channels are f64 if `wide`, as ExecuTorch's kernel that quantizes
+    /// by channels wants them.
+    fn scales(&mut self, params: &QParams, v: ValueId, wide: bool) -> Result<Scales, Error> {
+        let whole = || params.zero_point.iter().map(|&z| z as i64).collect::<Vec<_>>();
+        let f32s = |x: &[f64]| x.iter().map(|&x| x as f32).collect::<Vec<_>>();
+        let n = params.scale.len();
+        let (scale, zero) = match params.granularity {
+            Granularity::Tensor => return Ok(Scales::Literal(params.scale[0], whole()[0])),
+            Granularity::Channel { .. } => {
+                let scale = match wide {
+                    true => Tensor::new(&[n], params.scale.clone()),
+                    false => Tensor::new(&[n], f32s(&params.scale)),
+                };
+                let fractions = params.zero_point.iter().any(|z| z.fract() != 0.0);
+                let zero = match fractions {
+                    true => Tensor::new(&[n], f32s(&params.zero_point)),
+                    false => Tensor::new(&[n], whole()),
+                };
+                (scale, zero)
+            }
+            Granularity::Blocks(_) => {
+                let shape = &self.program.graph.ty(v).shape;
+                let block = params.granularity.block_sizes(shape).map_err(|e| self.failed(v, e))?;
+                let counts: Option<Vec<usize>> = block_counts(shape, &block)
+                    .iter()
+                    .map(|n| n.known().and_then(|n| usize::try_from(n).ok()))
+                    .collect();
+                let counts = counts.filter(|c| c.iter().product::<usize>() == n).ok_or_else(|| {
+                    self.failed(
+                        v,
+                        format!("{n} scales do not fit a value of open size; quantize it dynamically"),
+                    )
+                })?;
+                let of = |dtype: Option<DType>, x: &[f64]| match dtype.unwrap_or(DType::F32) {
+                    DType::F64 => Tensor::new(&counts, x.to_vec()),
+                    DType::I64 => Tensor::new(&counts, x.iter().map(|&x| x as i64).collect()),
+                    DType::I32 => Tensor::new(&counts, x.iter().map(|&x| x as i32).collect()),
+                    DType::I16 => Tensor::new(&counts, x.iter().map(|&x| x as i16).collect()),
+                    DType::I8 => Tensor::new(&counts, x.iter().map(|&x| x as i8).collect()),
+                    DType::U8 => Tensor::new(&counts, x.iter().map(|&x| x as u8).collect()),
+                    float => Tensor::from_f32(float, &counts, &f32s(x)),
+                };
+                (of(params.types.scale, &params.scale), of(params.types.zero_point, &params.zero_point))
             }
         };
-        let name = self
-            .program
-            .constant(v)
-            .map_or(self.program.graph.value(v).name.to_string(), |c| c.name.to_string());
-        let n = params.scale.len();
-        let scale = match wide {
-            true => Tensor::new(&[n], params.scale.clone()),
-            false => Tensor::new(&[n], params.scale.iter().map(|s| *s as f32).collect::<Vec<_>>()),
+        let tensors = scale.and_then(|s| Ok((s, zero?)));
+        let (s, z) = tensors.map_err(|e| self.failed(v, e.to_string()))?;
+        let s = self.constant(v, "scale", ConstKind::Buffer, s);
+        let z = self.constant(v, "zero_point", ConstKind::Buffer, z);
+        Ok(match params.granularity {
+            Granularity::Channel { axis } => Scales::Channel(s, z, i64::from(axis)),
+            _ => Scales::Blocks(s, z),
+        })
+    }
+
+    /// A constant named after `v`.
+    fn constant(&mut self, v: ValueId, suffix: &str, kind: ConstKind, t: Tensor) -> ValueId {
+        let name = match self.program.constant(v) {
+            Some(c) => format!("{}_{suffix}", c.name),
+            None => format!("{}_{suffix}", self.program.graph.value(v).name),
         };
-        let tensors = scale.and_then(|s| Ok((s, Tensor::new(&[n], params.zero_point.clone())?)));
-        let (s, z) = tensors.map_err(|e| Error::Fold { value: name.clone(), reason: e.to_string() })?;
-        let s = self.program.add_constant(&format!("{name}_scale"), ConstKind::Buffer, s);
-        let z = self.program.add_constant(&format!("{name}_zero_point"), ConstKind::Buffer, z);
-        Ok(Scales::Channel(s, z, i64::from(axis)))
+        self.program.add_constant(&name, kind, t)
+    }
+
+    /// The size of a block in each dimension of `v`.
+    fn block(&self, group: usize, v: ValueId) -> Result<Arg, Error> {
+        let granularity = match &self.params[group] {
+            Some(p) => p.granularity,
+            None => self.spec(group, v)?.scheme.granularity,
+        };
+        let shape = &self.program.graph.ty(v).shape;
+        granularity.block_sizes(shape).map(Arg::Ints).map_err(|e| self.failed(v, e))
     }
 
     /// Parameters chosen from the value itself, each time.
@@ -265,108 +384,142 @@ impl Rewriter<'_> {
         reader: Option<NodeId>,
     ) -> Result<Quantized, Error> {
         let spec = self.spec(group, v)?;
-        let choose = match spec.scheme.mapping {
-            crate::quant::Mapping::Affine => &ops::CHOOSE_QPARAMS,
-            crate::quant::Mapping::Symmetric => &ops::CHOOSE_QPARAMS_SYMMETRIC,
-        };
-        let (min, max, dtype) = (spec.range.min(), spec.range.max(), spec.range.dtype());
-        let args = [Arg::Value(v), min.into(), max.into(), Arg::Float(spec.eps), dtype.into()];
-        let chain = self.insert(NewNode::new(choose, args), v, reader)?;
-        let (s, z) = match self.program.graph.node(chain).outputs() {
-            [s, z] => (*s, *z),
-            _ => {
-                return Err(Error::Fold { value: "choose_qparams".into(), reason: "has two outputs".into() });
+        let r = spec.range;
+        let [min, max, dtype]: [Arg; 3] = [r.min().into(), r.max().into(), r.dtype().into()];
+        let optional = |t: Option<DType>| t.map_or(Arg::None, Arg::from);
+        let blocks = matches!(spec.scheme.granularity, Granularity::Blocks(_));
+        let new = match (spec.scheme.granularity, spec.scheme.mapping) {
+            (Granularity::Blocks(_), mapping) => {
+                let mapping = match mapping {
+                    Mapping::Affine => "ASYMMETRIC",
+                    Mapping::Symmetric => "SYMMETRIC",
+                    Mapping::SymmetricNoClipping => "SYMMETRIC_NO_CLIPPING_ERR",
+                    Mapping::AffineFloat => return Err(self.failed(v, NO_FRACTIONS)),
+                };
+                let (scale, zero) = (optional(spec.types.scale), optional(spec.types.zero_point));
+                let block = self.block(group, v)?;
+                let (min, max, dtype) = (min.clone(), max.clone(), dtype.clone());
+                let eps = Arg::Float(spec.eps);
+                let args = [v.into(), mapping.into(), block, dtype, min, max, eps, scale, zero];
+                NewNode::new(&ops::CHOOSE_QPARAMS_AFFINE, args)
+            }
+            (Granularity::Tensor, Mapping::Affine | Mapping::Symmetric) => {
+                let op = match spec.scheme.mapping {
+                    Mapping::Affine => &ops::CHOOSE_QPARAMS,
+                    _ => &ops::CHOOSE_QPARAMS_SYMMETRIC,
+                };
+                let (min, max, dtype) = (min.clone(), max.clone(), dtype.clone());
+                NewNode::new(op, [v.into(), min, max, Arg::Float(spec.eps), dtype])
+            }
+            (_, Mapping::AffineFloat) => return Err(self.failed(v, NO_FRACTIONS)),
+            (granularity, _) => {
+                let why =
+                    format!("{granularity:?} is not chosen at run time; use blocks, or the whole tensor");
+                return Err(self.failed(v, why));
             }
         };
-        let args = [Arg::Value(v), s.into(), z.into(), min.into(), max.into(), dtype.into()];
-        let new = self.named(NewNode::new(&ops::QUANTIZE_PER_TENSOR_TENSOR, args), v, reader);
-        let n = self.program.graph.insert_after(chain, new).map_err(|e| self.broken(v, e))?;
-        let value = self.program.graph.node(n).output();
-        Ok(Quantized { value, scales: Scales::Dynamic(s, z), chain: Some(chain) })
+        let chosen = self.insert(new, v, self.owner(v, reader))?;
+        let &[s, z] = self.program.graph.node(chosen).outputs() else {
+            return Err(self.failed(v, "the choice of parameters has two results"));
+        };
+        let new = match blocks {
+            true => {
+                let args = [v.into(), self.block(group, v)?, s.into(), z.into(), dtype, min, max];
+                NewNode::new(&ops::QUANTIZE_AFFINE, args)
+            }
+            false => NewNode::new(
+                &ops::QUANTIZE_PER_TENSOR_TENSOR,
+                [v.into(), s.into(), z.into(), min, max, dtype],
+            ),
+        };
+        let n = self.insert(new, s, self.owner(v, reader))?;
+        let scales = if blocks { Scales::Blocks(s, z) } else { Scales::Dynamic(s, z) };
+        Ok(Quantized { value: self.program.graph.node(n).output(), float: v, scales })
     }
 
     fn dequantize(&mut self, q: Quantized, group: usize, reader: Option<NodeId>) -> Result<ValueId, Error> {
-        let mut args = vec![Arg::Value(q.value)];
-        let op = match q.scales {
+        let range = match &self.params[group] {
+            Some(p) => p.range,
+            None => self.spec(group, q.float)?.range,
+        };
+        let [min, max, dtype]: [Arg; 3] = [range.min().into(), range.max().into(), range.dtype().into()];
+        let (op, mut args) = match q.scales {
             Scales::Literal(s, z) => {
-                args.extend([Arg::Float(s), z.into()]);
-                &ops::DEQUANTIZE_PER_TENSOR
+                (&ops::DEQUANTIZE_PER_TENSOR, vec![q.value.into(), Arg::Float(s), z.into(), min, max, dtype])
             }
             Scales::Channel(s, z, axis) => {
-                args.extend([s.into(), z.into(), Arg::from(axis)]);
-                &ops::DEQUANTIZE_PER_CHANNEL
+                let args = vec![q.value.into(), s.into(), z.into(), axis.into(), min, max, dtype];
+                (&ops::DEQUANTIZE_PER_CHANNEL, args)
             }
             Scales::Dynamic(s, z) => {
-                args.extend([s.into(), z.into()]);
-                &ops::DEQUANTIZE_PER_TENSOR_TENSOR
+                let args = vec![q.value.into(), s.into(), z.into(), min, max, dtype];
+                (&ops::DEQUANTIZE_PER_TENSOR_TENSOR, args)
+            }
+            Scales::Blocks(s, z) => {
+                let block = self.block(group, q.float)?;
+                (&ops::DEQUANTIZE_AFFINE, vec![q.value.into(), block, s.into(), z.into(), dtype, min, max])
             }
         };
-        match &self.params[group] {
-            Some(p) => args.extend(range_args(p)),
-            None => {
-                let r = self.spec(group, q.value)?.range;
-                args.extend([r.min().into(), r.max().into(), r.dtype().into()]);
-            }
-        }
-        let float = self.prepared.groups.groups[group].sites[0]
-            .value(&self.prepared.program)
-            .map_or(DType::F32, |v| self.prepared.program.graph.ty(v).dtype);
+        // Every one of these operators makes f32 unless told otherwise.
+        let float = self.program.graph.ty(q.float).dtype;
         if float != DType::F32 {
             args.push(float.into());
         }
-        let n = self.insert(NewNode::new(op, args), q.value, reader)?;
+        let n = self.insert(NewNode::new(op, args), q.value, self.owner(q.float, reader))?;
         Ok(self.program.graph.node(n).output())
     }
 
     fn spec(&self, group: usize, v: ValueId) -> Result<QuantSpec, Error> {
         match &self.prepared.groups.groups[group].spec {
             Spec::Observed(s) => Ok(s.clone()),
-            _ => Err(Error::Fold {
-                value: self.program.graph.value(v).name.to_string(),
-                reason: "only observed specs are dynamic".into(),
-            }),
+            _ => Err(self.failed(v, "only observed specs are dynamic")),
         }
     }
 
-    /// Right behind the node that makes `v`, or in front of everything. In the module of the reader it serves, or of
-    /// the producer.
-    fn insert(&mut self, new: NewNode, v: ValueId, reader: Option<NodeId>) -> Result<NodeId, Error> {
-        let new = self.named(new, v, reader);
-        let placed = match self.program.graph.value(v).def() {
-            Def::Node(p, _) => self.program.graph.insert_after(p, new),
-            _ => self.program.graph.prepend(new),
-        };
-        placed.map_err(|e| self.broken(v, e))
+    /// The node that q/dq nodes of `v` belong to: the one reader they serve, or what makes `v`, or its first reader.
+    fn owner(&self, v: ValueId, reader: Option<NodeId>) -> Option<NodeId> {
+        let first = || self.prepared.program.graph.value(v).uses().first().map(|u| u.node);
+        reader.or_else(|| self.program.graph.producer(v)).or_else(first)
     }
 
-    fn named(&self, new: NewNode, v: ValueId, reader: Option<NodeId>) -> NewNode {
-        let owner = reader.or_else(|| self.program.graph.producer(v));
-        let module = owner.map_or(ModuleStack::default(), |n| self.program.graph.node(n).module.clone());
-        new.in_module(&module)
+    /// Inserts a node right behind the one that makes `v`, or in front of everything.
+    fn insert(&mut self, new: NewNode, v: ValueId, owner: Option<NodeId>) -> Result<NodeId, Error> {
+        let n = NodeWriter::behind(&mut self.program, v, owner).node(new);
+        let n = n.map_err(|e| self.broken(v, e))?;
+        self.sources.extend(owner.map(|o| (n, o)));
+        Ok(n)
     }
 
     fn broken(&self, v: ValueId, e: ops::InferError) -> Error {
-        Error::Fold { value: self.program.graph.value(v).name.to_string(), reason: e.message }
+        self.failed(v, e.message)
+    }
+
+    fn failed(&self, v: ValueId, reason: impl Into<String>) -> Error {
+        Error::Fold { value: self.program.graph.value(v).name.to_string(), reason: reason.into() }
     }
 }
+
+const NO_FRACTIONS: &str = "fractional zero points are for constants, not chosen at run time";
 
 /// Minimum, maximum and element type, as every q/dq operator takes them.
 fn range_args(p: &QParams) -> [Arg; 3] {
     [p.range.min().into(), p.range.max().into(), p.range.dtype().into()]
 }
 
-/// Integers with where their scales are.
+/// Integers, what they were made of, and where their scales are.
 #[derive(Copy, Clone)]
 struct Quantized {
     value: ValueId,
+    float: ValueId,
     scales: Scales,
-    /// The node that chose dynamic parameters: it must go on reading the float value.
-    chain: Option<NodeId>,
 }
 
 #[derive(Copy, Clone)]
 enum Scales {
     Literal(f64, i64),
     Channel(ValueId, ValueId, i64),
+    /// Of the whole tensor, chosen at run time.
     Dynamic(ValueId, ValueId),
+    /// Known, or chosen at run time.
+    Blocks(ValueId, ValueId),
 }

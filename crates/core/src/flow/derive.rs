@@ -17,7 +17,7 @@ pub(super) fn derive(rule: &DeriveRule, from: &[QParams], range: QRange, scheme:
                 })
                 .collect();
             let granularity = if n > 1 { Granularity::Channel { axis: 0 } } else { scheme.granularity };
-            QParams { range, granularity, scale, zero_point: vec![0; n] }
+            QParams::new(range, granularity, scale, vec![0.0; n])
         }
     };
     params.range = range;

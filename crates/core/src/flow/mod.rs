@@ -1,5 +1,6 @@
 //! The stages: `prepare → calibrate → convert → evaluate → lower`. Each consumes the one before.
 
+mod buffers;
 mod convert;
 mod derive;
 mod device;
@@ -7,7 +8,7 @@ mod evaluate;
 pub mod lower;
 mod prepare;
 
-pub use convert::{Converted, SiteParams, SiteSpec};
+pub use convert::{Converted, Fold, SiteParams, SiteSpec};
 pub use evaluate::{Evaluation, Evaluator, Measure, worst_first};
 
 pub use lower::{Delegate, LowerError, Lowered, Place, Placement, lower};

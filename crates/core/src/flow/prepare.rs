@@ -4,7 +4,10 @@ use super::Error;
 use crate::executor::{Executor, Session};
 use crate::ir::{Key, NodeId, Program, ValueId};
 use crate::passes::{FoldBatchNorm, Pass, PassError};
-use crate::quant::{Annotations, Group, Groups, Observer, ObserverState, QParams, Site, Spec, observer};
+use crate::quant::{
+    Annotations, Group, Groups, Observer, ObserverError, ObserverState, QParams, QuantError, Site, Spec,
+    observer,
+};
 use crate::quantizer::Quantizer;
 use crate::tensor::{Tensor, TensorView};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +44,7 @@ pub fn prepare(mut program: Program, quantizer: &dyn Quantizer) -> Result<Prepar
     quantizer.annotate(&program, &mut annotations)?;
     quantizer.validate(&program, &annotations)?;
     let mut prepared = Prepared::new(program, annotations)?;
+    quantizer.adjust(&mut prepared)?;
     prepared.dynamic = dynamic_readers(&prepared, quantizer);
     Ok(prepared)
 }
@@ -94,21 +98,19 @@ impl Prepared {
         let (mut watch, mut weights) = (BTreeMap::<_, Vec<usize>>::new(), BTreeMap::<_, Vec<usize>>::new());
         for (i, g) in groups.groups.iter().enumerate() {
             let Spec::Observed(spec) = &g.spec else { continue };
-            // Dynamic parameters are chosen by the device: nothing to watch.
-            if spec.dynamic {
-                continue;
-            }
             for site in &g.sites {
-                let value = site.value(&program).ok_or_else(|| {
-                    Annotations::bad_spec(
-                        &program,
-                        *site,
-                        "there is no such operand; annotate tensors that exist",
-                    )
-                })?;
-                if !program.graph.ty(value).dtype.is_float() {
-                    let reason = format!("{} holds no floats; leave it unannotated", program.graph.ty(value));
-                    return Err(Annotations::bad_spec(&program, *site, reason).into());
+                let bad = |reason: String| Annotations::bad_spec(&program, *site, reason);
+                let value = site
+                    .value(&program)
+                    .ok_or_else(|| bad("there is no such operand; annotate tensors that exist".into()))?;
+                let ty = program.graph.ty(value);
+                if !ty.dtype.is_float() {
+                    return Err(bad(format!("{ty} holds no floats; leave it unannotated")).into());
+                }
+                spec.scheme.granularity.block_sizes(&ty.shape).map_err(bad)?;
+                // Dynamic parameters are chosen by the device: nothing to watch.
+                if spec.dynamic {
+                    continue;
                 }
                 let table = if fixed[value.index()] { &mut weights } else { &mut watch };
                 let list = table.entry(value).or_default();
@@ -144,6 +146,24 @@ impl Prepared {
     /// Which sites share parameters.
     pub fn groups(&self) -> &Groups {
         &self.groups
+    }
+
+    /// Settles the parameters of a site and of all that share with it: the inputs and outputs of a program, say, whose
+    /// parameters somebody else has fixed. Their observer goes.
+    ///
+    /// # Errors
+    /// When nothing is annotated there.
+    pub fn pin(&mut self, site: Site, params: QParams) -> Result<(), QuantError> {
+        let Some(group) = self.groups.of(site) else {
+            return Err(Annotations::bad_spec(&self.program, site, "is not quantized; annotate it first"));
+        };
+        self.groups.groups[group].spec = Spec::Fixed(params);
+        self.observers[group] = None;
+        for table in [&mut self.watch, &mut self.weights] {
+            table.values_mut().for_each(|groups| groups.retain(|g| *g != group));
+            table.retain(|_, groups| !groups.is_empty());
+        }
+        Ok(())
     }
 
     /// Calibration samples seen so far.
@@ -310,9 +330,12 @@ impl Prepared {
                 }
                 (Spec::Observed(_), Some(o)) => match o.qparams() {
                     Ok(p) => Some(Some(p)),
-                    Err(_) => {
+                    Err(ObserverError::SawNothing) => {
                         unobserved.extend(g.sites.iter().map(|s| s.describe(&self.program)));
                         Some(None)
+                    }
+                    Err(e) => {
+                        return Err(Annotations::bad_spec(&self.program, g.sites[0], e.to_string()).into());
                     }
                 },
                 _ => None,

@@ -8,6 +8,7 @@ mod program;
 pub mod text;
 mod types;
 mod verify;
+mod writer;
 
 pub use arena::{Arena, Key};
 pub use arg::Arg;
@@ -16,3 +17,4 @@ pub use graph::{ConstId, Def, Graph, ModuleFrame, ModuleStack, Node, NodeId, Use
 pub use program::{BindError, ConstKind, Constant, MutationTarget, Program, Signature, SymbolRange};
 pub use types::TensorType;
 pub use verify::{VerifyError, VerifyErrors, verify};
+pub use writer::NodeWriter;

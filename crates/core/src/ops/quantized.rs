@@ -3,6 +3,7 @@
 use super::{Call, InferError};
 use crate::dtype::DType;
 use crate::ir::{Arg, TensorType};
+use crate::quant::block_counts;
 
 ops! {
     QUANTIZE_PER_TENSOR = "quantized_decomposed.quantize_per_tensor.default" "(Tensor input, float scale, int zero_point, int quant_min, int quant_max, ScalarType dtype) -> Tensor", |c| quantize(c, 5), elementwise;
@@ -85,9 +86,11 @@ fn choose_affine(c: &Call<'_>) -> Result<Vec<TensorType>, InferError> {
     if block.len() != x.rank() {
         return c.error(format!("block size {block:?} does not fit {x}"));
     }
-    let keepdim = c.bool(9)?;
-    let blocks = x.shape.iter().zip(block).map(|(n, b)| n.floor_div(b));
-    let shape: Vec<_> = blocks.filter(|n| keepdim || *n != 1).collect();
+    // Without `keepdim`, dimensions that one block fills are left out.
+    let shape = match c.bool(9)? {
+        true => x.shape.iter().zip(block).map(|(n, b)| n.floor_div(b)).collect(),
+        false => block_counts(&x.shape, block),
+    };
     let of = |dtype| TensorType { dtype, shape: shape.clone() };
     // A symmetric zero point is filled in like the scale, and stays a float unless asked for otherwise.
     let asymmetric = matches!(c.arg(1), Arg::Str(s) if **s == *"ASYMMETRIC");

@@ -1,6 +1,7 @@
 //! How values are quantized: ranges and schemes, specs, annotations, observers, parameters.
 
 mod annotations;
+mod blocks;
 mod groups;
 pub mod observer;
 mod qparams;
@@ -8,9 +9,10 @@ mod scheme;
 mod spec;
 
 pub use annotations::{Annotation, Annotations, Site};
+pub use blocks::{Blocks, block_counts, runs};
 pub use groups::{Group, Groups};
 pub use qparams::{QuantizeError, choose_qparams};
-pub use scheme::{Granularity, Mapping, QParams, QRange, QScheme};
+pub use scheme::{Granularity, Mapping, ParamTypes, QParams, QRange, QScheme};
 pub use spec::{
     DeriveRule, Observer, ObserverError, ObserverFactory, ObserverKind, ObserverState, QuantSpec, Spec,
 };

@@ -1,45 +1,79 @@
 //! From ranges to scales and zero points, and from floats to integers and back: torchao's arithmetic, operation by
 //! operation in f32 (`UniformQuantizationObserverBase._calculate_qparams`, `quantized_decomposed`).
 
-use super::scheme::{Granularity, Mapping, QParams, QRange};
+use super::blocks::runs;
+use super::scheme::{Granularity, Mapping, QParams, QRange, QScheme};
 use super::spec::QuantSpec;
 use crate::dtype::DType;
 use crate::tensor::Tensor;
 
-/// Scale and zero point for values from `min` to `max`. Zero is always representable.
-pub fn choose_qparams(min: f32, max: f32, range: QRange, mapping: Mapping, eps: f32) -> (f32, i64) {
+/// Scale and zero point for values from `min` to `max`. Zero is always representable, unless the zero point is a fraction.
+pub fn choose_qparams(min: f32, max: f32, range: QRange, scheme: QScheme, eps: f32) -> (f32, f64) {
     let (lo, hi) = (min.min(0.0), max.max(0.0));
+    let (qmin, qmax) = (range.min() as f32, range.max() as f32);
     let span = (range.max() - range.min()) as f32;
-    match mapping {
+    let blocks = matches!(scheme.granularity, Granularity::Blocks(_));
+    match scheme.mapping {
         Mapping::Symmetric => {
             // The range's half is taken in f64 there and meets an f32 tensor.
             let half = ((range.max() - range.min()) as f64 / 2.0) as f32;
-            let scale = ((-lo).max(hi) / half).max(eps);
-            let zero = match range.dtype() {
-                DType::U8 if range == QRange::UINT8 => 128,
-                DType::U8 => (range.min() + range.max()).div_euclid(2),
-                DType::U16 => 1 << 15,
-                _ => 0,
-            };
-            (scale, zero)
+            (((-lo).max(hi) / half).max(eps), middle(range, blocks) as f64)
+        }
+        Mapping::SymmetricNoClipping => {
+            let (low, high) = (lo / qmin, hi / qmax);
+            let scale = if low > high { low } else { high };
+            (scale.max(eps), middle(range, true) as f64)
         }
         Mapping::Affine => {
             let scale = ((hi - lo) / span).max(eps);
-            // Rounded to int32 there, ties to even.
-            let zero = range.min() - i64::from((lo / scale).round_ties_even() as i32);
-            (scale, zero.clamp(range.min(), range.max()))
+            let steps = (lo / scale).round_ties_even();
+            let zero = match blocks {
+                true => f64::from((qmin - steps).clamp(qmin, qmax)),
+                // Rounded to int32 there.
+                false => (range.min() - i64::from(steps as i32)).clamp(range.min(), range.max()) as f64,
+            };
+            (scale, zero)
+        }
+        Mapping::AffineFloat => {
+            let scale = (max - min) / span;
+            let scale = match blocks {
+                true => scale.max(eps),
+                false if scale > eps => scale,
+                false => 1.0,
+            };
+            (scale, f64::from(qmin - min / scale))
         }
     }
 }
 
+/// The zero point of a symmetric mapping: torchao's two families round the middle of unsigned ranges differently.
+fn middle(range: QRange, blocks: bool) -> i64 {
+    match range.dtype() {
+        _ if blocks => (range.max() + range.min() + 1) / 2,
+        DType::U8 if range == QRange::UINT8 => 128,
+        DType::U8 => (range.min() + range.max()).div_euclid(2),
+        DType::U16 => 1 << 15,
+        _ => 0,
+    }
+}
+
 impl QuantSpec {
-    /// Parameters for one range of values, or one a channel.
+    /// Parameters for one range of values, or one a channel or block.
     pub fn qparams(&self, ranges: &[(f32, f32)]) -> QParams {
-        let chosen = ranges
-            .iter()
-            .map(|&(lo, hi)| choose_qparams(lo, hi, self.range, self.scheme.mapping, self.eps as f32));
-        let (scale, zero_point) = chosen.map(|(s, z)| (f64::from(s), z)).unzip();
-        QParams { range: self.range, granularity: self.scheme.granularity, scale, zero_point }
+        let chosen =
+            ranges.iter().map(|&(lo, hi)| choose_qparams(lo, hi, self.range, self.scheme, self.eps as f32));
+        let (scale, zero_point): (Vec<_>, _) = chosen.unzip();
+        let scale = round_to(self.types.scale, scale).into_iter().map(f64::from).collect();
+        QParams { types: self.types, ..QParams::new(self.range, self.scheme.granularity, scale, zero_point) }
+    }
+}
+
+/// Numbers as an element type holds them.
+fn round_to(dtype: Option<DType>, x: Vec<f32>) -> Vec<f32> {
+    match dtype {
+        Some(DType::F16) => x.into_iter().map(|v| half::f16::from_f32(v).to_f32()).collect(),
+        Some(DType::BF16) => x.into_iter().map(|v| half::bf16::from_f32(v).to_f32()).collect(),
+        _ => x,
     }
 }
 
@@ -49,52 +83,48 @@ impl QuantSpec {
 pub struct QuantizeError(pub String);
 
 impl QParams {
-    /// Whether zero is exact, that is, every zero point lies in range.
+    /// Whether zero is exact, that is, every zero point is whole and lies in range.
     pub fn is_valid(&self) -> bool {
+        let (min, max) = (self.range.min() as f64, self.range.max() as f64);
         self.scale.len() == self.zero_point.len()
             && self.scale.iter().all(|s| s.is_finite() && *s > 0.0)
-            && self.zero_point.iter().all(|z| (self.range.min()..=self.range.max()).contains(z))
+            && self.zero_point.iter().all(|z| z.fract() == 0.0 && (min..=max).contains(z))
     }
 
-    /// Quantizes floats, per tensor or per channel: `clamp(round(x · 1/scale) + zero_point)`, ties to even.
+    /// Quantizes floats: `clamp(round(x · 1/scale) + zero_point)`, ties to even. For blocks with fractional zero points
+    /// these are added before rounding; for channels after it and what is left of the fraction is cut off, as PyTorch does.
     ///
     /// # Errors
-    /// For other granularities, tensors that are not floats, and channel counts that do not fit.
+    /// For tensors that are not floats, and shapes that the number of scales does not fit.
     pub fn quantize(&self, x: &Tensor) -> Result<Tensor, QuantizeError> {
         let fail = |m: String| Err(QuantizeError(m));
         if !x.dtype().is_float() {
             return fail(format!("only floating-point tensors are quantized, this one is {}", x.dtype()));
         }
-        let inner = match self.granularity {
-            Granularity::Tensor => x.numel(),
-            Granularity::Channel { axis } => {
-                let axis = axis as usize;
-                match x.shape().get(axis) {
-                    Some(&n) if n == self.scale.len() => x.shape()[axis + 1..].iter().product(),
-                    _ => {
-                        return fail(format!(
-                            "{} scales for axis {axis} of shape {:?}",
-                            self.scale.len(),
-                            x.shape()
-                        ));
-                    }
-                }
-            }
-            other => return fail(format!("{other:?} is not folded")),
-        };
-        // Per tensor the reciprocal is taken in f64 and rounded, per channel in f32.
+        let shape = x.shape();
+        let block = self.granularity.known_block_sizes(shape).map_err(QuantizeError)?;
+        let count: usize = shape.iter().zip(&block).map(|(n, b)| n / (*b).max(1)).product();
+        if count != self.scale.len() && x.numel() > 0 {
+            let (n, g) = (self.scale.len(), self.granularity);
+            return fail(format!("{n} scales for {count} parts of shape {shape:?} ({g:?})"));
+        }
+        // Per tensor the reciprocal is taken in f64 and rounded, otherwise in the type of scales.
         let inv: Vec<f32> = match self.granularity {
             Granularity::Tensor => self.scale.iter().map(|s| (1.0 / s) as f32).collect(),
-            _ => self.scale.iter().map(|s| 1.0 / *s as f32).collect(),
+            _ => round_to(self.types.scale, self.scale.iter().map(|s| 1.0 / *s as f32).collect()),
         };
+        let blocks = matches!(self.granularity, Granularity::Blocks(_));
         let (lo, hi) = (self.range.min() as f32, self.range.max() as f32);
-        let n = inv.len();
-        let mut ints = Vec::with_capacity(x.numel());
-        for (k, run) in x.to_f32().chunks(inner.max(1)).enumerate() {
-            let (s, z) = (inv[k % n], self.zero_point[k % n] as f32);
-            ints.extend(run.iter().map(|&v| ((v * s).round_ties_even() + z).clamp(lo, hi) as i32));
-        }
-        let shape = x.shape();
+        let values = x.to_f32();
+        let mut ints = vec![0i32; x.numel()];
+        runs(shape, &block, |b, run| {
+            let (s, z) = (inv[b], self.zero_point[b] as f32);
+            let pairs = ints[run.clone()].iter_mut().zip(&values[run]);
+            match blocks && z.fract() != 0.0 {
+                true => pairs.for_each(|(q, v)| *q = (v * s + z).round_ties_even().clamp(lo, hi) as i32),
+                false => pairs.for_each(|(q, v)| *q = ((v * s).round_ties_even() + z).clamp(lo, hi) as i32),
+            }
+        });
         let tensor = match self.range.dtype() {
             DType::I8 => Tensor::new(shape, ints.into_iter().map(|v| v as i8).collect()),
             DType::U8 => Tensor::new(shape, ints.into_iter().map(|v| v as u8).collect()),
@@ -121,20 +151,29 @@ mod tests {
             (-3.0, 1.0, QRange::UINT8, Mapping::Symmetric, 3.0 / 127.5, 128),
             (0.0, 0.0, QRange::INT8, Mapping::Affine, 0.000_244_140_62, -128),
         ] {
-            let got = choose_qparams(min, max, range, mapping, 2f32.powi(-12));
-            assert_eq!(got, (scale, zero), "{min} {max} {mapping:?}");
+            let scheme = QScheme { granularity: Granularity::Tensor, mapping };
+            let got = choose_qparams(min, max, range, scheme, 2f32.powi(-12));
+            assert_eq!(got, (scale, f64::from(zero)), "{min} {max} {mapping:?}");
         }
     }
 
     #[test]
     fn rounding_is_to_even_and_clamped() {
-        let p = QParams {
-            range: QRange::INT8,
-            granularity: Granularity::Tensor,
-            scale: vec![0.5],
-            zero_point: vec![1],
-        };
+        let p = QParams::per_tensor(QRange::INT8, 0.5, 1);
         let x = Tensor::new(&[5], vec![0.25f32, 0.75, -0.25, 1000.0, -1000.0]).unwrap();
         assert_eq!(p.quantize(&x).unwrap().as_slice::<i8>(), Some(&[1, 3, 1, 127, -128][..]));
+    }
+
+    #[test]
+    fn a_fractional_zero_point_fits_the_range() {
+        use crate::quant::{Blocks, ObserverKind};
+        // 1 to 2 in 256 steps: with a whole zero point in range, half of the integers would be lost.
+        let x = Tensor::new(&[1, 4], vec![1.0f32, 1.2, 1.7, 2.0]).unwrap();
+        let spec = QuantSpec::new(QRange::INT8, Mapping::AffineFloat, ObserverKind::MinMax);
+        let p = spec.blocks(Blocks::Group(4)).qparams(&[(1.0, 2.0)]);
+        let q = p.quantize(&x).unwrap();
+        for (q, x) in q.to_f64().into_iter().zip(x.to_f64()) {
+            assert!(((q - p.zero_point[0]) * p.scale[0] - x).abs() < 0.51 / 255.0, "{q} {x}");
+        }
     }
 }

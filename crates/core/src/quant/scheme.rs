@@ -1,5 +1,6 @@
 //! Ranges, granularities and parameters of quantized integers.
 
+use super::blocks::Blocks;
 use crate::dtype::DType;
 
 /// What shares one scale and zero point.
@@ -13,18 +14,11 @@ pub enum Granularity {
         /// The axis, counted from the front.
         axis: u32,
     },
-    /// Each run of `size` elements along one axis, for each index of the axes before it.
-    Block {
-        /// The axis that is cut into blocks.
-        axis: u32,
-        /// Elements in a block; divides the axis.
-        size: u32,
-    },
-    /// Each row: every index of all axes but the last (PyTorch's per-token).
-    Token,
+    /// Blocks of any shape; torchao's affine family, with operators of its own.
+    Blocks(Blocks),
 }
 
-/// Where zero may lie.
+/// How a range of floats is laid over the integers.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mapping {
@@ -32,6 +26,12 @@ pub enum Mapping {
     Affine,
     /// The zero point is fixed: 0 for signed types, the middle for unsigned ones.
     Symmetric,
+    /// As symmetric, but each side takes all integers it has (−8 to 7, not −7.5 to 7.5), so that nothing is clipped
+    /// (`SYMMETRIC_NO_CLIPPING_ERR`).
+    SymmetricNoClipping,
+    /// The zero point is a fraction, so that the range fits exactly and need not hold zero (`affine_float_qparams`,
+    /// `preserve_zero=False`): for constants.
+    AffineFloat,
 }
 
 /// Granularity and mapping: PyTorch's `qscheme` with its `ch_axis`.
@@ -109,6 +109,31 @@ pub struct QParams {
     pub granularity: Granularity,
     /// Scales; f32 values, widened as PyTorch does when it makes Python floats of them.
     pub scale: Vec<f64>,
-    /// Zero points, as many as scales.
-    pub zero_point: Vec<i64>,
+    /// Zero points, as many as scales: whole numbers, but for [`Mapping::AffineFloat`].
+    pub zero_point: Vec<f64>,
+    /// Element types of their tensors.
+    #[serde(default)]
+    pub types: ParamTypes,
+}
+
+/// Element types of the tensors that hold scales and zero points of blocks. `None`: f32, or when parameters are chosen at run
+/// time what the operator chooses. Other granularities have fixed types.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ParamTypes {
+    /// Of scales; scales are rounded to it.
+    pub scale: Option<DType>,
+    /// Of zero points.
+    pub zero_point: Option<DType>,
+}
+
+impl QParams {
+    /// One scale and zero point for the whole tensor.
+    pub fn per_tensor(range: QRange, scale: f64, zero_point: i64) -> Self {
+        Self::new(range, Granularity::Tensor, vec![scale], vec![zero_point as f64])
+    }
+
+    /// Parameters with tensors of the usual types.
+    pub fn new(range: QRange, granularity: Granularity, scale: Vec<f64>, zero_point: Vec<f64>) -> Self {
+        QParams { range, granularity, scale, zero_point, types: ParamTypes::default() }
+    }
 }

@@ -1,13 +1,16 @@
 //! Specs: how one site is to be quantized, and the contract of observers.
 
 use super::annotations::Site;
-use super::scheme::{Granularity, Mapping, QParams, QRange, QScheme};
+use super::blocks::Blocks;
+use super::scheme::{Granularity, Mapping, ParamTypes, QParams, QRange, QScheme};
+use crate::ir::{NodeWriter, ValueId};
+use crate::ops::InferError;
 use ndarray::ArrayViewD;
 use std::fmt::Debug;
 use std::sync::Arc;
 
 /// How one site is quantized.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Spec {
     /// An observer finds the range (`QuantizationSpec`).
     Observed(QuantSpec),
@@ -44,6 +47,16 @@ pub enum DeriveRule {
     Custom(fn(&[QParams]) -> QParams),
 }
 
+impl PartialEq for DeriveRule {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (DeriveRule::BiasScale, DeriveRule::BiasScale) => true,
+            (DeriveRule::Custom(a), DeriveRule::Custom(b)) => std::ptr::fn_addr_eq(*a, *b),
+            _ => false,
+        }
+    }
+}
+
 impl Debug for DeriveRule {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -66,18 +79,33 @@ pub struct QuantSpec {
     pub eps: f64,
     /// Parameters are chosen at run time, from each input; the observer only carries the spec.
     pub dynamic: bool,
+    /// Element types of scales and zero points of blocks.
+    pub types: ParamTypes,
 }
 
 impl QuantSpec {
     /// Per tensor, static, with the least scale of the ExecuTorch backends (2⁻¹²).
     pub fn new(range: QRange, mapping: Mapping, observer: ObserverKind) -> Self {
         let scheme = QScheme { granularity: Granularity::Tensor, mapping };
-        QuantSpec { range, scheme, observer, eps: 2f64.powi(-12), dynamic: false }
+        QuantSpec {
+            range,
+            scheme,
+            observer,
+            eps: 2f64.powi(-12),
+            dynamic: false,
+            types: ParamTypes::default(),
+        }
     }
 
     /// One scale for each index of `axis`.
     pub fn per_channel(mut self, axis: u32) -> Self {
         self.scheme.granularity = Granularity::Channel { axis };
+        self
+    }
+
+    /// One scale for each block.
+    pub fn blocks(mut self, blocks: Blocks) -> Self {
+        self.scheme.granularity = Granularity::Blocks(blocks);
         self
     }
 
@@ -112,6 +140,8 @@ pub enum ObserverKind {
     },
     /// Watches nothing: dynamic quantization (`PlaceholderObserver`).
     Placeholder,
+    /// Keeps every value, for a look at them; it chooses no parameters (`RecordingObserver`).
+    Recording,
     /// A third party's.
     Custom(Arc<dyn ObserverFactory>),
 }
@@ -120,7 +150,8 @@ impl PartialEq for ObserverKind {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (ObserverKind::MinMax, ObserverKind::MinMax) => true,
-            (ObserverKind::Placeholder, ObserverKind::Placeholder) => true,
+            (ObserverKind::Placeholder, ObserverKind::Placeholder)
+            | (ObserverKind::Recording, ObserverKind::Recording) => true,
             (ObserverKind::MovingAverage { constant: a }, ObserverKind::MovingAverage { constant: b }) => {
                 a == b
             }
@@ -159,6 +190,12 @@ pub trait Observer: Debug + Send {
     /// # Errors
     /// [`ObserverError::SawNothing`] when it has seen no data.
     fn qparams(&self) -> Result<QParams, ObserverError>;
+
+    /// Writes nodes of its own that quantize and dequantize `x`, in place of the usual ones, and returns what readers then
+    /// read. `None` (the default), before any node is written: the usual ones, from [`qparams`](Self::qparams).
+    fn write(&self, _x: ValueId, _nodes: &mut NodeWriter<'_>) -> Option<Result<ValueId, InferError>> {
+        None
+    }
 }
 
 /// What an observer has seen, as a value to store, ship and merge.
@@ -177,6 +214,12 @@ pub enum ObserverError {
     /// No data.
     #[error("the observer saw no data")]
     SawNothing,
+    /// Values that the granularity does not fit, or that are cut into another number of parts than the ones before.
+    #[error("{0}")]
+    Shape(String),
+    /// A recording observer.
+    #[error("the observer records values and chooses no parameters; use another one to quantize")]
+    OnlyRecords,
     /// A state that does not belong here.
     #[error("a {got} state cannot be merged into a {want} observer: {reason}")]
     Merge {

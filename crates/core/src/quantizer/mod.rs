@@ -1,11 +1,16 @@
 //! Quantizers: who decides which sites are quantized, and how.
 
+mod compose;
 mod config;
+mod embedding;
 mod rules;
 
+pub use compose::Composed;
 pub use config::{OpConfig, Scope};
+pub use embedding::EmbeddingQuantizer;
 pub use rules::{Match, Rule, RuleQuantizer};
 
+use crate::flow::Prepared;
 use crate::ir::{NodeId, Program};
 use crate::passes::PassError;
 use crate::quant::{Annotations, QuantError};
@@ -36,6 +41,15 @@ pub trait Quantizer: Debug {
     /// # Errors
     /// Names the site and the cure.
     fn validate(&self, _program: &Program, _annotations: &Annotations) -> Result<(), QuantError> {
+        Ok(())
+    }
+
+    /// Looks over the prepared program, and may settle parameters with [`Prepared::pin`] (torchao's
+    /// `prepare_obs_or_fq_callback`).
+    ///
+    /// # Errors
+    /// When the sites to be settled are not there.
+    fn adjust(&self, _prepared: &mut Prepared) -> Result<(), QuantError> {
         Ok(())
     }
 

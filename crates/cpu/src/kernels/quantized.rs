@@ -1,8 +1,10 @@
 //! Quantize, dequantize and the choice of parameters, in torchao's order of floating-point operations.
 
 use super::Table;
-use crate::kernel::{KernelCall, KernelError, TensorMut, TensorRef, strides};
+use crate::kernel::{KernelCall, KernelError, TensorMut, TensorRef};
+use half::{bf16, f16};
 use lowbit_core::DType;
+use lowbit_core::quant::runs;
 
 type Result = std::result::Result<(), KernelError>;
 
@@ -200,31 +202,15 @@ fn choose_per_token_asymmetric(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -
     Ok(())
 }
 
-/// The block of each element, for block sizes one a dimension.
-fn blocks(shape: &[usize], block: &[i64]) -> Vec<usize> {
-    let size = |d: usize| block.get(d).map_or(1, |&b| usize::try_from(b).unwrap_or(1).max(1));
-    let counts: Vec<usize> = (0..shape.len()).map(|d| shape[d] / size(d)).collect();
-    let steps = strides(&counts);
-    let Some((&row, outer)) = shape.split_last() else { return vec![0] };
-    let mut out = Vec::with_capacity(shape.iter().product());
-    // The outer dimensions count like the wheels of an odometer; within a row it is one division an element at most.
-    let mut index = vec![0; outer.len()];
-    for _ in 0..outer.iter().product() {
-        let first: usize = index.iter().enumerate().map(|(d, i)| i / size(d) * steps[d]).sum();
-        match size(outer.len()) {
-            1 => out.extend(first..first + row),
-            s if s == row => out.extend(std::iter::repeat_n(first, row)),
-            s => out.extend((0..row).map(|i| first + i / s)),
-        }
-        for d in (0..outer.len()).rev() {
-            index[d] += 1;
-            if index[d] < outer[d] {
-                break;
-            }
-            index[d] = 0;
-        }
-    }
-    out
+/// Block sizes of argument `i`.
+fn block_sizes(c: &KernelCall<'_>, i: usize) -> std::result::Result<Vec<usize>, KernelError> {
+    // A dimension of size zero is its own block.
+    let size = |&b: &i64| usize::try_from(b).ok().map(|b| b.max(1));
+    let block: Option<Vec<usize>> = c.ints(i)?.iter().map(size).collect();
+    let shape = c.tensor(0)?.shape;
+    let fits =
+        |block: &Vec<usize>| block.len() == shape.len() && shape.iter().zip(block).all(|(n, b)| n % b == 0);
+    block.filter(fits).ok_or_else(|| KernelError::new("block sizes do not divide the input"))
 }
 
 /// Bounds given as arguments, or those of the integer type.
@@ -233,37 +219,57 @@ fn bounds(c: &KernelCall<'_>, i: usize, dtype: DType) -> (f64, f64) {
     (c.opt_float(i).unwrap_or(lo as f64), c.opt_float(i + 1).unwrap_or(hi as f64))
 }
 
+/// The reciprocals of scales, in their own type.
+fn reciprocals(scales: TensorRef<'_>) -> Vec<f32> {
+    let inv = scales.as_vec::<f32>().iter().map(|s| 1.0 / s).collect::<Vec<f32>>();
+    match scales.dtype {
+        DType::F16 => inv.into_iter().map(|v| f16::from_f32(v).to_f32()).collect(),
+        DType::BF16 => inv.into_iter().map(|v| bf16::from_f32(v).to_f32()).collect(),
+        _ => inv,
+    }
+}
+
+/// Zero points of argument `i`, 0 where there are none.
+fn zeros(c: &KernelCall<'_>, i: usize, count: usize) -> Vec<f32> {
+    let given = c.opt_tensor(i).map(|z| z.as_vec::<f32>().to_vec());
+    given.filter(|z| !z.is_empty()).unwrap_or_else(|| vec![0.0; count])
+}
+
 /// `quantize_affine(input, block_size, scale, zero_point, output_dtype, quant_min, quant_max)`
 fn quantize_affine(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let x = c.tensor(0)?;
-    let at = blocks(x.shape, c.ints(1)?);
-    let scales = c.tensor(2)?.as_vec::<f32>();
-    let zeros = c.opt_tensor(3).map(|z| z.as_vec::<f32>());
+    let inv = reciprocals(c.tensor(2)?);
+    let zeros = zeros(c, 3, inv.len());
     let (min, max) = bounds(c, 5, outs[0].dtype);
+    let (min, max) = (min as f32, max as f32);
     let v = x.as_vec::<f32>();
-    let q = v.iter().zip(&at).map(|(&x, &b)| {
-        ((x * (1.0 / scales[b])).round_ties_even() + zeros.as_ref().map_or(0.0, |z| z[b]))
-            .clamp(min as f32, max as f32)
+    let mut q = vec![0f32; v.len()];
+    runs(x.shape, &block_sizes(c, 1)?, |b, run| {
+        let pairs = q[run.clone()].iter_mut().zip(&v[run]);
+        pairs.for_each(|(q, x)| *q = ((x * inv[b]).round_ties_even() + zeros[b]).clamp(min, max));
     });
-    store(&mut outs[0], q);
+    store(&mut outs[0], q.into_iter());
     Ok(())
 }
 
 /// `dequantize_affine(input, block_size, scale, zero_point, …)`
 fn dequantize_affine(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let q = c.tensor(0)?;
-    let at = blocks(q.shape, c.ints(1)?);
     let scales = c.tensor(2)?.as_vec::<f32>();
-    let zeros = c.opt_tensor(3).map(|z| z.as_vec::<f32>());
+    let zeros = zeros(c, 3, scales.len());
     let v = q.as_vec::<f32>();
-    outs[0].store(v.iter().zip(&at).map(|(&q, &b)| (q - zeros.as_ref().map_or(0.0, |z| z[b])) * scales[b]));
+    let mut x = vec![0f32; v.len()];
+    runs(q.shape, &block_sizes(c, 1)?, |b, run| {
+        let pairs = x[run.clone()].iter_mut().zip(&v[run]);
+        pairs.for_each(|(x, q)| *x = (q - zeros[b]) * scales[b]);
+    });
+    outs[0].store(x);
     Ok(())
 }
 
 /// `choose_qparams_affine(input, mapping, block_size, dtype, quant_min, quant_max, eps, …)`
 fn choose_qparams_affine(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let x = c.tensor(0)?;
-    let at = blocks(x.shape, c.ints(2)?);
     let crate::kernel::ConcreteArg::DType(target) = c.arg(3) else {
         return Err(KernelError::new("target_dtype is missing"));
     };
@@ -271,33 +277,23 @@ fn choose_qparams_affine(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Resu
     // The least normal number of the input's type.
     let least = if x.dtype == DType::F16 { 2f64.powi(-14) } else { f64::from(f32::MIN_POSITIVE) };
     let eps = c.opt_float(6).unwrap_or(least) as f32;
-    let n = outs[0].numel();
     let v = x.as_vec::<f32>();
-    let mut ranges = vec![(0f32, 0f32); n];
-    let mut raw = vec![(f32::INFINITY, f32::NEG_INFINITY); n];
-    for (&x, &b) in v.iter().zip(&at) {
-        ranges[b] = (ranges[b].0.min(x), ranges[b].1.max(x));
-        raw[b] = (raw[b].0.min(x), raw[b].1.max(x));
-    }
-    let (mut scales, mut zeros) = (vec![], vec![]);
-    for (i, &(lo, hi)) in ranges.iter().enumerate() {
-        match c.str(1) {
-            Some("ASYMMETRIC") => {
-                let (s, z) = affine((lo, hi), min as i64, max as i64, eps);
-                scales.push(s);
-                zeros.push(z);
-            }
-            Some("SYMMETRIC_NO_CLIPPING_ERR") => {
-                scales.push((lo / min as f32).max(hi / max as f32).max(eps));
-                zeros.push(((min + max + 1.0) / 2.0) as i64);
-            }
-            _ => {
-                let (a, b) = raw[i];
-                scales.push((a.abs().max(b.abs()) / ((max - min) / 2.0) as f32).max(eps));
-                zeros.push(((min + max + 1.0) / 2.0) as i64);
-            }
+    // Zero included.
+    let mut ranges = vec![(0f32, 0f32); outs[0].numel()];
+    runs(x.shape, &block_sizes(c, 2)?, |b, run| {
+        let (lo, hi) = range(v[run].iter().copied());
+        ranges[b] = (ranges[b].0.min(lo), ranges[b].1.max(hi));
+    });
+    let middle = ((min + max + 1.0) / 2.0) as i64;
+    let choose = |(lo, hi): (f32, f32)| match c.str(1) {
+        Some("ASYMMETRIC") => affine((lo, hi), min as i64, max as i64, eps),
+        Some("SYMMETRIC_NO_CLIPPING_ERR") => {
+            let (low, high) = (lo / min as f32, hi / max as f32);
+            ((if low > high { low } else { high }).max(eps), middle)
         }
-    }
+        _ => (((-lo).max(hi) / ((max - min) / 2.0) as f32).max(eps), middle),
+    };
+    let (scales, zeros): (Vec<f32>, Vec<i64>) = ranges.into_iter().map(choose).unzip();
     outs[0].store(scales);
     outs[1].store(zeros);
     Ok(())
@@ -324,18 +320,3 @@ pub(super) const TABLE: Table = &[
     ("torchao.dequantize_affine.default", dequantize_affine),
     ("torchao.choose_qparams_affine.default", choose_qparams_affine),
 ];
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn blocks_of_every_kind() {
-        // [2, 2, 4]: channels of a pixel, images, rows, pieces of rows, everything.
-        let of = |block: &[i64]| super::blocks(&[2, 2, 4], block);
-        assert_eq!(of(&[1, 2, 1]), [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7]);
-        assert_eq!(of(&[1, 2, 4]), [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1]);
-        assert_eq!(of(&[1, 1, 4]), [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]);
-        assert_eq!(of(&[2, 2, 2]), [0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1]);
-        assert_eq!(of(&[2, 2, 4]), [0; 16]);
-        assert_eq!(super::blocks(&[], &[]), [0]);
-    }
-}

@@ -3,6 +3,7 @@
 mod histogram;
 mod min_max;
 mod placeholder;
+mod recording;
 
 use super::spec::{Observer, ObserverError, ObserverKind, ObserverState, QuantSpec};
 use super::{Granularity, QuantizeError};
@@ -13,15 +14,11 @@ use ndarray::ArrayViewD;
 /// # Errors
 /// When the kind of observer cannot do the spec's granularity.
 pub fn create(spec: &QuantSpec) -> Result<Box<dyn Observer>, QuantizeError> {
-    let blockwise = matches!(spec.scheme.granularity, Granularity::Block { .. } | Granularity::Token);
     match &spec.observer {
         _ if spec.dynamic => Ok(Box::new(placeholder::Placeholder)),
         ObserverKind::Placeholder => Ok(Box::new(placeholder::Placeholder)),
+        ObserverKind::Recording => Ok(Box::new(recording::Recording::default())),
         ObserverKind::Custom(factory) => Ok(factory.create(spec)),
-        kind if blockwise => Err(QuantizeError(format!(
-            "{kind:?} does not observe {:?}; use per tensor or per channel",
-            spec.scheme
-        ))),
         ObserverKind::MinMax => Ok(Box::new(min_max::MinMax::new(spec, None))),
         ObserverKind::MovingAverage { constant } => {
             Ok(Box::new(min_max::MinMax::new(spec, Some(*constant as f32))))
@@ -29,7 +26,9 @@ pub fn create(spec: &QuantSpec) -> Result<Box<dyn Observer>, QuantizeError> {
         ObserverKind::Histogram { bins } => match spec.scheme.granularity {
             Granularity::Tensor if *bins > 0 => Ok(Box::new(histogram::Histogram::new(spec, *bins as usize))),
             Granularity::Tensor => Err(QuantizeError("a histogram needs at least one bin".into())),
-            _ => Err(QuantizeError("histograms observe whole tensors; use min-max for channels".into())),
+            _ => Err(QuantizeError(
+                "histograms observe whole tensors; use min-max for channels and blocks".into(),
+            )),
         },
     }
 }
