@@ -15,7 +15,8 @@ REPOSITORY = HERE.parents[1]
 CACHE = pathlib.Path(os.environ.get("LOWBIT_CACHE", HERE / ".cache"))
 LOWBIT = os.environ.get("LOWBIT", str(REPOSITORY / "target" / "release" / "lowbit"))
 BACKEND = "xnnpack"
-STATIC, PER_TENSOR, DYNAMIC = "int8-static-per-channel", "int8-static-per-tensor", "int8-dynamic-per-channel"
+DEFAULT, STATIC, PER_TENSOR = "int8-static", "int8-static-per-channel", "int8-static-per-tensor"
+DYNAMIC = "int8-dynamic-per-channel"
 
 
 class Failed(Exception):

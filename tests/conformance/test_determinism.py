@@ -11,7 +11,7 @@ NETS = ["demo", "mobilenet_v2", "vit", "lstm", "unet", "bert"]
 
 
 @pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("recipe", [kit.STATIC, kit.PER_TENSOR, kit.DYNAMIC])
+@pytest.mark.parametrize("recipe", [kit.DEFAULT, kit.STATIC, kit.PER_TENSOR, kit.DYNAMIC])
 def test_quantize_twice(name, recipe, folder):
     net = DEMO if name == "demo" else kit.CACHE / "zoo" / name
     evaluate = net / ("eval.npz" if name == "demo" else "data.npz")

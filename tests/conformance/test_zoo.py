@@ -58,7 +58,7 @@ def calls(net):
     return json.loads((net / "meta.json").read_text())["calls"]
 
 
-@pytest.mark.parametrize("recipe", [kit.STATIC, kit.DYNAMIC])
+@pytest.mark.parametrize("recipe", [kit.DEFAULT, kit.STATIC, kit.DYNAMIC])
 def test_quantizes(net, recipe, folder, runtime):
     expected = kit.outputs(net / "expected.npz")
     said, device, report = quantize(net, "model", recipe, folder, runtime)
@@ -79,7 +79,7 @@ def test_quantizes(net, recipe, folder, runtime):
 def quantize(net, form, recipe, folder, runtime):
     """SQNR in dB of each float output: as lowbit evaluates it, and as the runtime's outputs have it; the report."""
     pte = folder / f"{form}.{recipe}.pte"
-    calibrate = net / "calib.npz" if recipe == kit.STATIC else None
+    calibrate = None if recipe == kit.DYNAMIC else net / "calib.npz"
     report = kit.quantize(net / f"{form}.pt2", pte, calibrate, net / "data.npz", recipe)
     expected, got = kit.outputs(net / "expected.npz"), runtime.run(pte, net / "data.npz", calls(net))
     device = [kit.sqnr(x, y) for x, y in zip(expected, got) if kit.is_float(x)]

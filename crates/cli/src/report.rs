@@ -41,6 +41,8 @@ pub struct Site {
     #[serde(serialize_with = "whole_numbers")]
     pub zero_point: Vec<f64>,
     pub observer: String,
+    /// Signal to quantization noise of the values that are no outliers, in dB; `null` where nothing was observed.
+    pub fit_db: Option<f64>,
     pub rule: String,
 }
 
@@ -127,6 +129,7 @@ impl Report {
                 scale,
                 zero_point,
                 observer: s.observer.clone(),
+                fit_db: s.fit,
                 rule: s.rule.clone(),
             });
         }

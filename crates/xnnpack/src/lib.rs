@@ -1,7 +1,7 @@
 //! XNNPACK backend: quantizer and lowering to the delegate that ExecuTorch loads.
 //!
-//! Recipes: `int8-static-per-channel` (default), `int8-static-per-tensor`, `int8-dynamic-per-channel`. Options of the
-//! quantizer:
+//! Recipes: `int8-static` (default), which quantizes where XNNPACK rounds; `int8-static-per-channel` and
+//! `int8-static-per-tensor`, at the places of ExecuTorch's quantizer; `int8-dynamic-per-channel`. Options of the quantizer:
 //!
 //! | option | value | |
 //! |---|---|---|
@@ -11,7 +11,7 @@
 //! | `module-type:TYPE` | a recipe, or `float` | for modules of a type, `torch.nn.Conv2d` or `Conv2d` |
 //! | `operator:NAME` | a recipe, or `float` | for an operator, `aten.linear` or `aten.linear.default` |
 //!
-//! Names win over types, types over operators, those over the recipe itself.
+//! Names win over types, types over operators, those over the recipe itself, which also says at which places.
 #![forbid(unsafe_code)]
 
 pub mod lowering;
@@ -72,7 +72,8 @@ impl Backend for Xnnpack {
             recipe: recipe.into(),
             known: quantizer::RECIPES.iter().map(|r| r.name).collect(),
         })?;
-        let mut q = quantizer::quantizer().set(Scope::Global, global);
+        let q = if recipe == quantizer::STATIC { quantizer::rounding() } else { quantizer::quantizer() };
+        let mut q = q.set(Scope::Global, global);
         for (option, value) in options {
             let scope = match option.split_once(':') {
                 Some(("module-name", path)) => Scope::ModuleName(path.into()),
@@ -123,7 +124,7 @@ mod tests {
             (
                 "int4",
                 &[][..],
-                "it has: int8-static-per-channel, int8-static-per-tensor, int8-dynamic-per-channel",
+                "it has: int8-static, int8-static-per-channel, int8-static-per-tensor, int8-dynamic-per-channel",
             ),
             (first, &[("speed", "fast")], "there are: activation-range"),
             (first, &[("weight-range", "-8")], "no range such as"),

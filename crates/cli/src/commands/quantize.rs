@@ -96,7 +96,7 @@ pub(super) fn quantize(
             .push(format!("{place}: {count} NaN or infinite elements during calibration were left out"));
     }
     report.seconds.calibrate = timer.lap();
-    let converted = prepared.convert(&executor)?;
+    let converted = prepared.revise(quantizer)?.convert(&executor)?;
     report.add_sites(&converted);
     report.seconds.convert = timer.lap();
 

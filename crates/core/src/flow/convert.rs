@@ -43,6 +43,8 @@ pub struct SiteParams {
     pub params: Option<QParams>,
     /// The observer's name.
     pub observer: String,
+    /// How well the integers hold all but the outliers, in dB; see [`Observer::fit`](crate::quant::Observer::fit).
+    pub fit: Option<f64>,
     /// The rule that annotated it.
     pub rule: String,
 }
@@ -141,6 +143,7 @@ fn site_table(p: &Prepared, params: &[Option<QParams>]) -> Vec<SiteParams> {
             (_, Some(o)) => o.name(),
             _ => "none",
         };
+        let fit = p.observers[i].as_ref().and_then(|o| o.fit());
         for &site in &g.sites {
             let Some(v) = site.value(&p.program) else { continue };
             let rule = p.annotations.get(site).map_or_else(|| g.rule.to_string(), |a| a.rule.to_string());
@@ -153,6 +156,7 @@ fn site_table(p: &Prepared, params: &[Option<QParams>]) -> Vec<SiteParams> {
                 spec,
                 params: params[i].clone(),
                 observer: observer.into(),
+                fit,
                 rule,
             });
         }

@@ -7,6 +7,7 @@ mod device;
 mod evaluate;
 pub mod lower;
 mod prepare;
+mod revise;
 
 pub use convert::{Converted, Fold, SiteParams, SiteSpec};
 pub use evaluate::{Evaluation, Evaluator, Measure, worst_first};

@@ -27,9 +27,9 @@ pub struct Prepared {
     /// Which groups watch a value that only constants feed: looked at once.
     weights: BTreeMap<ValueId, Vec<usize>>,
     weights_seen: bool,
-    samples: usize,
+    pub(super) samples: usize,
     /// Values that held something not finite, with the number of such elements.
-    not_finite: BTreeMap<ValueId, usize>,
+    pub(super) not_finite: BTreeMap<ValueId, usize>,
 }
 
 /// Prepares a program: folds batch norms, lets the quantizer transform and annotate it, and makes observers.
@@ -50,7 +50,10 @@ pub fn prepare(mut program: Program, quantizer: &dyn Quantizer) -> Result<Prepar
 }
 
 /// Nodes with an input that is quantized at run time, and what shares a range there.
-fn dynamic_readers(prepared: &Prepared, quantizer: &dyn Quantizer) -> BTreeMap<NodeId, Vec<usize>> {
+pub(super) fn dynamic_readers(
+    prepared: &Prepared,
+    quantizer: &dyn Quantizer,
+) -> BTreeMap<NodeId, Vec<usize>> {
     let dynamic = |g: &&Group| matches!(&g.spec, Spec::Observed(spec) if spec.dynamic);
     let sites = prepared.groups.groups.iter().filter(dynamic).flat_map(|g| &g.sites);
     let reader = |site: &Site| match site {

@@ -196,6 +196,13 @@ pub trait Observer: Debug + Send {
     fn write(&self, _x: ValueId, _nodes: &mut NodeWriter<'_>) -> Option<Result<ValueId, InferError>> {
         None
     }
+
+    /// How well [`qparams`](Self::qparams) hold what was seen: signal to quantization noise in dB, of all but the largest
+    /// hundredth by magnitude. Outliers stretch a range; in a sum over everything they hide what that does to the rest.
+    /// `None` from observers that cannot tell.
+    fn fit(&self) -> Option<f64> {
+        None
+    }
 }
 
 /// What an observer has seen, as a value to store, ship and merge.

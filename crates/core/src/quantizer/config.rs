@@ -2,6 +2,7 @@
 
 use crate::ir::{NodeId, Program};
 use crate::quant::Spec;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -51,6 +52,8 @@ impl OpConfig {
 /// What a configuration is set for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
+    /// Single nodes, by id.
+    Nodes(Arc<BTreeSet<NodeId>>),
     /// Everything in the module of this path, and in its submodules: `layer1.0.conv1`.
     ModuleName(Arc<str>),
     /// Everything in modules of this type, and in their submodules: `torch.nn.modules.conv.Conv2d`, or `Conv2d`.
@@ -62,13 +65,14 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// The order of precedence: names before types before operators before the rest.
+    /// The order of precedence: nodes before names before types before operators before the rest.
     pub(super) fn rank(&self) -> u8 {
         match self {
-            Scope::ModuleName(_) => 0,
-            Scope::ModuleType(_) => 1,
-            Scope::Operator(_) => 2,
-            Scope::Global => 3,
+            Scope::Nodes(_) => 0,
+            Scope::ModuleName(_) => 1,
+            Scope::ModuleType(_) => 2,
+            Scope::Operator(_) => 3,
+            Scope::Global => 4,
         }
     }
 
@@ -76,6 +80,7 @@ impl Scope {
     pub fn holds(&self, program: &Program, node: NodeId) -> bool {
         let n = program.graph.node(node);
         match self {
+            Scope::Nodes(nodes) => nodes.contains(&node),
             Scope::ModuleName(path) => n.module.frames().iter().any(|f| f.path == *path),
             Scope::ModuleType(name) => n.module.frames().iter().any(|f| {
                 // The full name, or the class alone.
@@ -90,6 +95,7 @@ impl Scope {
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Scope::Nodes(nodes) => write!(f, "{} nodes", nodes.len()),
             Scope::ModuleName(s) => write!(f, "module {s:?}"),
             Scope::ModuleType(s) => write!(f, "modules of type {s}"),
             Scope::Operator(s) => write!(f, "operator {s}"),

@@ -13,7 +13,7 @@ pub use rules::{Match, Rule, RuleQuantizer};
 use crate::flow::Prepared;
 use crate::ir::{NodeId, Program};
 use crate::passes::PassError;
-use crate::quant::{Annotations, QuantError};
+use crate::quant::{Annotations, QuantError, Site};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -59,6 +59,18 @@ pub trait Quantizer: Debug {
     /// When this quantizer has no such means.
     fn filter(&mut self, _keep: NodeFilter) -> Result<(), QuantError> {
         Err(QuantError::Config("this quantizer cannot be told to leave nodes in floating point".into()))
+    }
+
+    /// A quantizer that does better, knowing how well each group of sites fits its integers after calibration; `None` to
+    /// go on with this one. It may leave out sites that this one annotated, or quantize them at run time; sites that this
+    /// one did not annotate have not been observed.
+    fn revise(
+        &self,
+        _program: &Program,
+        _annotations: &Annotations,
+        _fits: &[(&[Site], f64)],
+    ) -> Option<Box<dyn Quantizer>> {
+        None
     }
 
     /// The dimensions of `reader`'s input over which the *device* takes one range when it quantizes at run time, where

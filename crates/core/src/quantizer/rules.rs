@@ -7,7 +7,9 @@ use crate::ir::{Key, NodeId, Program, ValueId};
 use crate::ops::OpDef;
 use crate::passes::{PassError, Pipeline};
 use crate::quant::{Annotations, QuantError, Site, Spec};
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 /// A chain of operators, and which of its tensors are quantized.
 #[derive(Copy, Clone, Debug)]
@@ -72,8 +74,8 @@ struct Setting {
 
 /// A quantizer from a table of rules.
 ///
-/// Each node takes the configuration of the first scope it is in: module names in the order they were set, then module
-/// types, operators, and the global one. For each configuration in that order, the rules are tried in order over the
+/// Each node takes the configuration of the first scope it is in: nodes, module names in the order they were set, then
+/// module types, operators, and the global one. For each configuration in that order, the rules are tried in order over the
 /// whole program; a node that a rule took is out of reach of later ones. At last, operators that hand on quantization
 /// parameters (`shares`) take those of what they read.
 #[derive(Clone)]
@@ -84,6 +86,10 @@ pub struct RuleQuantizer {
     filters: Vec<NodeFilter>,
     prepare: fn() -> Pipeline,
     dynamic_dims: fn(&Program, NodeId) -> Option<Vec<usize>>,
+    least_fit: Option<f64>,
+    fallback: OpConfig,
+    /// Nodes that calibration showed not to fit, and why each does not.
+    unfit: BTreeMap<NodeId, String>,
 }
 
 impl fmt::Debug for RuleQuantizer {
@@ -108,6 +114,9 @@ impl RuleQuantizer {
             filters: Vec::new(),
             prepare: Pipeline::default,
             dynamic_dims: |_, _| None,
+            least_fit: None,
+            fallback: OpConfig::float(),
+            unfit: BTreeMap::new(),
         }
     }
 
@@ -126,6 +135,14 @@ impl RuleQuantizer {
     /// What shares a range where the device quantizes at run time; see [`Quantizer::dynamic_dims`].
     pub fn dynamic_dims(mut self, dims: fn(&Program, NodeId) -> Option<Vec<usize>>) -> Self {
         self.dynamic_dims = dims;
+        self
+    }
+
+    /// After calibration, operators with a tensor that its integers hold with less than `least_fit` dB (see
+    /// [`Observer::fit`](crate::quant::Observer::fit)) are quantized at run time, as `fallback` says, or stay in floating
+    /// point where no rule does that.
+    pub fn fallback(mut self, least_fit: f64, fallback: OpConfig) -> Self {
+        (self.least_fit, self.fallback) = (Some(least_fit), fallback);
         self
     }
 
@@ -210,6 +227,7 @@ impl RuleQuantizer {
             let node = g.node(n);
             let why = match &resolved[n.index()] {
                 Err(why) => why.clone(),
+                _ if self.unfit.contains_key(&n) => self.unfit[&n].clone(),
                 Ok(None) => "no configuration applies to it".into(),
                 Ok(Some(i)) if self.settings[*i].config.is_float() => {
                     format!("{} is set to floating point", self.settings[*i].scope)
@@ -312,6 +330,42 @@ impl Quantizer for RuleQuantizer {
         Ok(())
     }
 
+    fn revise(
+        &self,
+        program: &Program,
+        annotations: &Annotations,
+        fits: &[(&[Site], f64)],
+    ) -> Option<Box<dyn Quantizer>> {
+        let least = self.least_fit?;
+        let g = &program.graph;
+        let mut unfit = BTreeMap::new();
+        for (sites, fit) in fits.iter().filter(|(_, fit)| *fit < least) {
+            let why = format!("8 bits hold all but the outliers of its tensors with {fit:.0} dB only");
+            for &site in *sites {
+                let mut at = match site {
+                    Site::Input(u) => Some(u.node),
+                    Site::Output(v) => g.producer(v),
+                };
+                // The whole of a rule's chain: what is between its nodes has no site, and was not observed.
+                while let Some(n) = at.filter(|&n| annotations.is_claimed(n)) {
+                    unfit.entry(n).or_insert_with(|| why.clone());
+                    let read = g.node(n).operands().next();
+                    let inner = |v: &ValueId| {
+                        annotations.get(Site::input(n, 0)).is_none()
+                            && annotations.get(Site::Output(*v)).is_none()
+                    };
+                    at = read.filter(inner).and_then(|v| g.producer(v));
+                }
+            }
+        }
+        if unfit.is_empty() {
+            return None;
+        }
+        let scope = Scope::Nodes(Arc::new(unfit.keys().copied().collect()));
+        let revised = self.clone().set(scope, self.fallback.clone());
+        Some(Box::new(RuleQuantizer { unfit, ..revised }))
+    }
+
     fn dynamic_dims(&self, program: &Program, reader: NodeId) -> Option<Vec<usize>> {
         (self.dynamic_dims)(program, reader)
     }
@@ -323,7 +377,6 @@ mod tests {
     use crate::ir::text;
     use crate::ops;
     use crate::quant::{Mapping, ObserverKind, QRange, QuantSpec};
-    use std::sync::Arc;
 
     static RULES: &[Rule] = &[
         Rule {

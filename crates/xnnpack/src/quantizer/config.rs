@@ -5,16 +5,18 @@ use lowbit_core::dtype::DType;
 use lowbit_core::quant::{Mapping, ObserverKind, QRange, QuantSpec};
 use lowbit_core::quantizer::OpConfig;
 
+/// The recipe with lowbit's own placement ([`ROUNDING`](super::ROUNDING)).
+pub const STATIC: &str = "int8-static";
+
 /// What there is, the default first.
 pub const RECIPES: &[Recipe] = &[
     Recipe {
-        name: "int8-static-per-channel",
-        help: "8-bit activations with ranges from calibration; 8-bit weights, one scale a channel",
+        name: STATIC,
+        help: "8-bit activations with ranges from calibration, where XNNPACK rounds; 8-bit weights, one scale a \
+               channel; what 8 bits cannot hold stays in floating point",
     },
-    Recipe {
-        name: "int8-static-per-tensor",
-        help: "8-bit activations with ranges from calibration; 8-bit weights, one scale a tensor",
-    },
+    Recipe { name: "int8-static-per-channel", help: "the same at the places of ExecuTorch's quantizer" },
+    Recipe { name: "int8-static-per-tensor", help: "the same with one scale a weight tensor" },
     Recipe {
         name: "int8-dynamic-per-channel",
         help: "8-bit activations with ranges taken while running, no calibration; 8-bit weights, one scale a channel",
@@ -44,7 +46,7 @@ impl Default for Symmetric {
 pub fn recipe(name: &str) -> Option<Symmetric> {
     let base = Symmetric::default();
     Some(match name {
-        "int8-static-per-channel" => Symmetric { per_channel: true, ..base },
+        STATIC | "int8-static-per-channel" => Symmetric { per_channel: true, ..base },
         "int8-static-per-tensor" => base,
         "int8-dynamic-per-channel" => Symmetric { per_channel: true, dynamic: true, ..base },
         _ => return None,

@@ -1,15 +1,15 @@
-//! The rules. Order matters: the first one to take a node wins.
+//! The rules of ExecuTorch's quantizer. Order matters: the first one to take a node wins.
 
 use lowbit_core::ir::{Key, NodeId, Program, ValueId};
 use lowbit_core::ops::{self, OpDef};
 use lowbit_core::quant::{Annotations, Granularity, Site, Spec};
 use lowbit_core::quantizer::{Match, OpConfig, Rule};
 
-type Outcome = Result<(), String>;
+pub(super) type Outcome = Result<(), String>;
 
-static LINEAR: &[&OpDef] = &[&ops::LINEAR];
+pub(super) static LINEAR: &[&OpDef] = &[&ops::LINEAR];
 static RELU: &[&OpDef] = &[&ops::RELU];
-static CONV: &[&OpDef] = &[
+pub(super) static CONV: &[&OpDef] = &[
     &ops::CONV1D,
     &ops::CONV1D_PADDING,
     &ops::CONV2D,
@@ -17,13 +17,14 @@ static CONV: &[&OpDef] = &[
     &ops::CONV3D,
     &ops::CONV3D_PADDING,
 ];
-static CONV_TRANSPOSE: &[&OpDef] = &[&ops::CONV_TRANSPOSE1D, &ops::CONV_TRANSPOSE2D, &ops::CONV_TRANSPOSE3D];
-static POOL: &[&OpDef] = &[&ops::ADAPTIVE_AVG_POOL2D];
+pub(super) static CONV_TRANSPOSE: &[&OpDef] =
+    &[&ops::CONV_TRANSPOSE1D, &ops::CONV_TRANSPOSE2D, &ops::CONV_TRANSPOSE3D];
+pub(super) static POOL: &[&OpDef] = &[&ops::ADAPTIVE_AVG_POOL2D];
 static ADD: &[&OpDef] = &[&ops::ADD];
 static MUL: &[&OpDef] = &[&ops::MUL];
-static CAT: &[&OpDef] = &[&ops::CAT];
+pub(super) static CAT: &[&OpDef] = &[&ops::CAT];
 
-const fn rule(
+pub(super) const fn rule(
     name: &'static str,
     chain: &'static [&'static [&'static OpDef]],
     annotate: fn(&Match<'_>, &OpConfig, &mut Annotations) -> Outcome,
@@ -31,7 +32,7 @@ const fn rule(
     Rule { name, chain, dynamic: false, annotate }
 }
 
-const fn dynamic(rule: Rule) -> Rule {
+pub(super) const fn dynamic(rule: Rule) -> Rule {
     Rule { dynamic: true, ..rule }
 }
 
@@ -75,7 +76,7 @@ pub static SHARES: &[&OpDef] = &[
 ];
 
 /// Input, weight, bias and output of a linear layer or convolution, with or without relu.
-fn layer(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
+pub(super) fn layer(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
     annotate_layer(m, how, how.weight.clone(), out)
 }
 
@@ -93,7 +94,7 @@ fn annotate_layer(m: &Match<'_>, how: &OpConfig, weight: Option<Spec>, out: &mut
     Ok(())
 }
 
-fn conv(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
+pub(super) fn conv(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
     if how.is_dynamic() {
         only_plain_conv2d(m)?;
         let weight = m.shape(1).unwrap_or_default();
@@ -119,7 +120,7 @@ fn only_plain_conv2d(m: &Match<'_>) -> Outcome {
 }
 
 /// Weights are `[in, out / groups, …]`, so a channel is an index of axis 1.
-fn conv_transpose(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
+pub(super) fn conv_transpose(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
     let groups = m.program.graph.node(m.first()).arg(6);
     if *groups != 1.into() {
         return Err("XNNPACK quantizes transposed convolutions of one group only".into());
@@ -137,7 +138,7 @@ fn conv_transpose(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outco
 }
 
 /// Input and output share parameters, also with what makes the input, when that is quantized.
-fn pool(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
+pub(super) fn pool(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
     let input = Site::input(m.first(), 0);
     let made = m.value(0).map(Site::Output).filter(|&site| out.get(site).is_some());
     match made {
@@ -149,7 +150,7 @@ fn pool(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
 }
 
 /// Both operands and the result, each with its own parameters.
-fn binary(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
+pub(super) fn binary(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
     for i in 0..2 {
         if let Some(x) = m.value(i).and_then(|v| large_scalar(m.program, v)) {
             return Err(format!("a constant of {x} is beyond what a histogram can hold"));
@@ -174,7 +175,7 @@ fn large_scalar(program: &Program, v: ValueId) -> Option<f32> {
 }
 
 /// All tensors share the parameters of one input: the first that is quantized where it is made, or else the first.
-fn cat(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
+pub(super) fn cat(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
     let node = m.program.graph.node(m.first());
     let inputs: Vec<ValueId> = node.operands().collect();
     let owner = inputs.iter().position(|&v| is_quantized(m.program, v, out)).unwrap_or(0);

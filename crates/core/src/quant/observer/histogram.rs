@@ -4,6 +4,7 @@
 use super::{Observer, ObserverError, ObserverState, elements, field, finite_range};
 use crate::quant::{QParams, QuantSpec};
 use ndarray::ArrayViewD;
+use std::sync::OnceLock;
 
 /// How finely old bins are cut when the range grows.
 const UPSAMPLE: usize = 16;
@@ -16,11 +17,13 @@ pub(super) struct Histogram {
     bins: usize,
     min: f32,
     max: f32,
+    /// What [`search`](Self::search) found for these counts: it is asked for more than once.
+    best: OnceLock<(f32, f32)>,
 }
 
 impl Histogram {
     pub(super) fn new(spec: &QuantSpec, bins: usize) -> Self {
-        Histogram { spec: spec.clone(), counts: vec![], bins, min: 0.0, max: 0.0 }
+        Histogram { spec: spec.clone(), counts: vec![], bins, min: 0.0, max: 0.0, best: OnceLock::new() }
     }
 
     /// Adds counts over `min..=max`, a range that holds the present one.
@@ -39,6 +42,7 @@ impl Histogram {
             self.counts = new.iter().zip(old).map(|(a, b)| a + b).collect();
         }
         (self.min, self.max) = (min, max);
+        self.best = OnceLock::new();
     }
 
     /// The range with the least error: from both ends, the side whose quantile lies further in moves, until the error
@@ -210,6 +214,7 @@ impl Observer for Histogram {
         };
         if self.counts.is_empty() {
             (self.counts, self.min, self.max) = (counts.to_vec(), lo, hi);
+            self.best = OnceLock::new();
             return Ok(());
         }
         let (min, max) = (self.min.min(lo), self.max.max(hi));
@@ -230,7 +235,38 @@ impl Observer for Histogram {
         if self.counts.is_empty() {
             return Err(ObserverError::SawNothing);
         }
-        Ok(self.spec.qparams(&[self.search()]))
+        Ok(self.spec.qparams(&[*self.best.get_or_init(|| self.search())]))
+    }
+
+    fn fit(&self) -> Option<f64> {
+        let params = self.qparams().ok()?;
+        let (scale, zero_point) = (params.scale[0], params.zero_point[0]);
+        let width = (f64::from(self.max) - f64::from(self.min)) / self.bins as f64;
+        let bins = self.counts.iter().enumerate();
+        let mut bins: Vec<(f64, f64)> =
+            bins.map(|(i, &n)| (f64::from(self.min) + (i as f64 + 0.5) * width, f64::from(n))).collect();
+        // Behind a ReLU most values may be zero, which is always exact.
+        if self.min == 0.0 {
+            bins.remove(0);
+        }
+        bins.sort_by(|a, b| a.0.abs().total_cmp(&b.0.abs()));
+        let mut left = 0.99 * bins.iter().map(|(_, n)| n).sum::<f64>();
+        let (mut signal, mut noise) = (0f64, 0f64);
+        for (x, n) in bins {
+            let n = n.min(left);
+            left -= n;
+            let q = (x / scale + zero_point).round_ties_even();
+            let held = (q.clamp(params.range.min() as f64, params.range.max() as f64) - zero_point) * scale;
+            let within = width * width / 12.0;
+            signal += n * (x * x + within);
+            // A bin that several integers share is rounded like anything else.
+            noise += n * if width < scale {
+                (x - held).powi(2) + within
+            } else {
+                (x - held).powi(2).max(scale * scale / 12.0)
+            };
+        }
+        (signal > 0.0 && noise > 0.0).then(|| 10.0 * (signal / noise).log10())
     }
 }
 
@@ -266,6 +302,19 @@ mod tests {
         assert_eq!(o.counts.iter().sum::<f32>(), 2.0);
         observe(&mut o, &[0.0, 2.0]);
         assert_eq!(o.counts.iter().sum::<f32>(), 4.0);
+    }
+
+    #[test]
+    fn outliers_show_in_the_fit() {
+        let mut x: Vec<f32> = (0..10_000).map(|i| (i as f32 * 0.7).sin()).collect();
+        let mut o = observer(2048);
+        observe(&mut o, &x);
+        let even = o.fit().unwrap();
+        x[77] = 200.0;
+        let mut o = observer(2048);
+        observe(&mut o, &x);
+        let stretched = o.fit().unwrap();
+        assert!(even > 40.0 && stretched < 15.0, "{even} {stretched}");
     }
 
     #[test]
