@@ -19,6 +19,8 @@ from metrics import METRICS
 MODELS = [kit.REPOSITORY / "crates" / "cli" / "demo"]
 if os.environ.get("LOWBIT_MODELS"):
     MODELS += sorted(path.parent for path in pathlib.Path(os.environ["LOWBIT_MODELS"]).glob("*/meta.json"))
+# Kernels for what the Python flow leaves outside in another form: it pads by indices that it computes at run time.
+ALIKE = {"aten.reflection_pad1d.out": "aten.index.Tensor_out"}
 RECIPES = {"static": kit.STATIC, "dynamic": kit.DYNAMIC}
 # Modes without a measured reference are measured for the first folder only: each takes the Python flow half a minute.
 TASKS = [(m, mode) for m in MODELS for mode in RECIPES if m == MODELS[0] or (m / f"ref_{mode}.json").exists()]
@@ -79,7 +81,7 @@ def test_is_as_good_as_the_python_flow(model, mode, folder, runtime):
     for ours, predicted in zip(ratios, said):
         assert abs(ours - predicted) <= 1, f"SQNR {ratios} dB in the runtime, lowbit said {said}"
     assert size <= 1.05 * expected["bytes"], f"{size} bytes, the Python flow's file has {expected['bytes']}"
-    more = sorted(kernels - expected["kernels"])
+    more = sorted(k for k in kernels - expected["kernels"] if ALIKE.get(k) not in expected["kernels"])
     assert not more, f"outside of delegates, where the Python flow has none: {more}"
 
 

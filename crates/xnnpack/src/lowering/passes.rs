@@ -1,9 +1,11 @@
 //! What is done to a program before it is partitioned.
 
 use super::emit;
-use lowbit_core::ir::{NodeId, Program};
-use lowbit_core::ops::{self, OpDef};
-use lowbit_core::passes::{Decompose, DuplicateDequantize, FoldBatchNorm, FoldMoves, Pipeline, Recompose};
+use lowbit_core::ir::{Arg, NodeId, Program};
+use lowbit_core::ops::{self, OpDef, views};
+use lowbit_core::passes::{
+    Decompose, DuplicateDequantize, FoldBatchNorm, FoldMoves, Pipeline, Recompose, decompose,
+};
 
 /// Brings a program, in whichever form it was saved, into operators that XNNPACK has.
 pub fn pipeline() -> Pipeline {
@@ -45,7 +47,18 @@ static IN_PIECES: &[&OpDef] = &[
     &ops::AFFINE_GRID_GENERATOR,
 ];
 
+/// Pads with what lies at the borders: pieces put together, when they are narrow, or whole.
+static PADS: &[&OpDef] =
+    &[&ops::PAD, &ops::REFLECTION_PAD1D, &ops::REFLECTION_PAD2D, &ops::REPLICATION_PAD2D];
+
+fn in_pieces(program: &Program, n: NodeId) -> bool {
+    let node = program.graph.node(n);
+    let narrow = || views::ints(node.arg(1)).is_some_and(|pads| pads.iter().all(|&p| p <= decompose::NARROW));
+    let circular = || *node.op() == ops::PAD && *node.arg(2) == Arg::from("circular");
+    IN_PIECES.contains(&node.op()) || PADS.contains(&node.op()) && (narrow() || circular())
+}
+
 fn keep(program: &Program, n: NodeId) -> bool {
     let op = program.graph.node(n).op();
-    !IN_PIECES.contains(&op) || emit::row(op).is_some_and(|r| (r.take)(program, n).is_ok())
+    !in_pieces(program, n) || emit::row(op).is_some_and(|r| (r.take)(program, n).is_ok())
 }

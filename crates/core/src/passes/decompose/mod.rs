@@ -21,6 +21,8 @@ mod rnn;
 mod shape;
 mod sort;
 
+pub use pad::NARROW;
+
 use super::{Pass, PassFailure};
 use crate::dtype::DType;
 use crate::ir::{Arg, ConstKind, ModuleStack, NewNode, Node, NodeId, Program, TensorType, ValueId};
