@@ -9,6 +9,8 @@ use lowbit_core::Registry;
 use lowbit_core::backend::{Lowering, Options};
 use lowbit_core::flow::{Converted, lower};
 use lowbit_core::ir::Program;
+use lowbit_core::passes::{FoldConstants, Pipeline};
+use lowbit_cpu::CpuExecutor;
 use std::path::Path;
 
 pub fn run(args: &Lower) -> Result<(), CliError> {
@@ -41,13 +43,16 @@ pub(super) fn lower_and_write(
 }
 
 fn write_lowered(
-    program: Program,
+    mut program: Program,
     converted: Option<&Converted>,
     lowering: &dyn Lowering,
     out: &Path,
     report: &mut Report,
     timer: &mut Timer,
 ) -> Result<(), CliError> {
+    let executor = CpuExecutor::default();
+    let fold = FoldConstants { executor: &executor };
+    Pipeline::run_one(&fold, &mut program).map_err(lowbit_core::flow::Error::from)?;
     let lowered = lower(program, &[lowering]).map_err(lowbit_core::flow::Error::from)?;
     report.add_nodes(&lowered, converted);
     let bytes = lowbit_pte::write(&lowered)?;

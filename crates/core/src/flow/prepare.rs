@@ -3,7 +3,7 @@
 use super::Error;
 use crate::executor::{Executor, Session};
 use crate::ir::{Key, NodeId, Program, ValueId};
-use crate::passes::{FoldBatchNorm, Pass, PassError};
+use crate::passes::{FoldBatchNorm, Pass, PassError, fold_constants};
 use crate::quant::{
     Annotations, Group, Groups, Observer, ObserverError, ObserverState, QParams, QuantError, Site, Spec,
     observer,
@@ -63,23 +63,6 @@ pub(super) fn dynamic_readers(
     sites.filter_map(reader).collect()
 }
 
-/// Values that depend on constants alone, the constants included.
-fn constant_values(program: &Program) -> Vec<bool> {
-    let g = &program.graph;
-    let mut fixed = vec![false; g.values().len()];
-    for (c, k) in program.constants.iter() {
-        fixed[k.value.index()] = !program.is_mutated(c);
-    }
-    for n in g.nodes() {
-        let node = g.node(n);
-        // What has no operands at all (arange, zeros) is as fixed as a constant.
-        if !node.op().traits.random && node.operands().all(|v| fixed[v.index()]) {
-            node.outputs().iter().for_each(|v| fixed[v.index()] = true);
-        }
-    }
-    fixed
-}
-
 impl Prepared {
     /// Makes groups and observers for annotations that are already there.
     ///
@@ -97,7 +80,7 @@ impl Prepared {
                 _ => None,
             });
         }
-        let fixed = constant_values(&program);
+        let fixed = fold_constants::constant_values(&program);
         let (mut watch, mut weights) = (BTreeMap::<_, Vec<usize>>::new(), BTreeMap::<_, Vec<usize>>::new());
         for (i, g) in groups.groups.iter().enumerate() {
             let Spec::Observed(spec) = &g.spec else { continue };
@@ -284,7 +267,7 @@ impl Prepared {
         let mut computed: BTreeSet<ValueId> = BTreeSet::new();
         let mut known: BTreeMap<ValueId, Tensor> = BTreeMap::new();
         // Fixed and derived parameters may stand on constants too: those are needed for folding.
-        let fixed = constant_values(&self.program);
+        let fixed = fold_constants::constant_values(&self.program);
         let sites = self.groups.groups.iter().flat_map(|g| &g.sites).filter_map(|s| s.value(&self.program));
         for v in sites.filter(|v| fixed[v.index()]) {
             match self.program.frozen(v) {
@@ -297,7 +280,9 @@ impl Prepared {
             }
         }
         if !computed.is_empty() {
-            known.extend(evaluate_constants(&self.program, &computed, executor)?);
+            let computed: Vec<ValueId> = computed.into_iter().collect();
+            let results = fold_constants::evaluate(&self.program, &computed, executor)?;
+            known.extend(computed.into_iter().zip(results));
         }
         if !self.weights_seen {
             for (v, groups) in &self.weights {
@@ -367,25 +352,4 @@ impl Prepared {
         }
         Ok(done.into_iter().flatten().collect())
     }
-}
-
-/// Computes values that depend on constants alone.
-fn evaluate_constants(
-    program: &Program,
-    wanted: &BTreeSet<ValueId>,
-    executor: &dyn Executor,
-) -> Result<BTreeMap<ValueId, Tensor>, Error> {
-    let mut part = program.clone();
-    let wanted: Vec<ValueId> = wanted.iter().copied().collect();
-    // The same graph with other outputs: what they do not need is dropped, inputs stay unread.
-    part.signature.outputs = wanted.iter().map(|&v| program.graph.value(v).name.clone()).collect();
-    part.signature.mutations.clear();
-    part.graph.set_outputs(wanted.clone());
-    crate::passes::DeadCode
-        .run(&mut part)
-        .map_err(|reason| PassError::Failed { pass: "dead_code", reason })?;
-    part.graph.drop_inputs();
-    part.signature.inputs.clear();
-    let outputs = executor.load(&part, &[])?.run(&[], &mut |_, _| {})?;
-    Ok(wanted.into_iter().zip(outputs).collect())
 }

@@ -4,6 +4,7 @@ mod dead_code;
 pub mod decompose;
 mod duplicate_dequantize;
 mod fold_batch_norm;
+pub(crate) mod fold_constants;
 mod fold_moves;
 mod recompose;
 mod scalars_to_tensors;
@@ -12,6 +13,7 @@ pub use dead_code::DeadCode;
 pub use decompose::Decompose;
 pub use duplicate_dequantize::DuplicateDequantize;
 pub use fold_batch_norm::FoldBatchNorm;
+pub use fold_constants::FoldConstants;
 pub use fold_moves::FoldMoves;
 pub use recompose::Recompose;
 pub use scalars_to_tensors::ScalarsToTensors;
@@ -81,11 +83,17 @@ impl Pipeline {
     /// # Errors
     /// The first pass that fails or breaks the program.
     pub fn run(&self, program: &mut Program) -> Result<(), PassError> {
-        for p in &self.0 {
-            let pass = p.name();
-            if p.run(program).map_err(|reason| PassError::Failed { pass, reason })? {
-                verify(program).map_err(|errors| PassError::Invalid { pass, errors })?;
-            }
+        self.0.iter().try_for_each(|p| Self::run_one(&**p, program))
+    }
+
+    /// Runs one pass, and verifies what it leaves.
+    ///
+    /// # Errors
+    /// When it fails or breaks the program.
+    pub fn run_one(p: &dyn Pass, program: &mut Program) -> Result<(), PassError> {
+        let pass = p.name();
+        if p.run(program).map_err(|reason| PassError::Failed { pass, reason })? {
+            verify(program).map_err(|errors| PassError::Invalid { pass, errors })?;
         }
         Ok(())
     }
