@@ -1,10 +1,11 @@
 //! [`FoldConstants`]: what is computed from constants alone is computed now, not by the device in every run.
 
-use super::{DeadCode, Pass, PassFailure};
+use super::{DeadCode, Decompose, Pass, PassFailure};
 use crate::executor::{Executor, RunError};
-use crate::ir::{Arg, ConstId, ConstKind, Def, Key, NodeId, Program, TensorType, ValueId};
+use crate::ir::{Arg, ConstId, ConstKind, Def, Key, Node, NodeId, Program, TensorType, ValueId};
+use crate::ops::{self, OpDef};
 use crate::tensor::Tensor;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Replaces values that depend on constants alone by constants: masks, tables of relative positions, weights that the
 /// model normalizes when it runs.
@@ -14,7 +15,8 @@ use std::collections::BTreeSet;
 /// fit is left to the device, but what it is made of may fit.
 ///
 /// Integers stay integers: quantize and dequantize nodes are for backends to see. So are views, transposes and slices
-/// of constants, by which they know a layer; [`FoldMoves`](super::FoldMoves) folds those when that is done.
+/// of constants, by which they know a layer; [`FoldMoves`](super::FoldMoves) folds those when that is done. Tensors of
+/// one number (`zeros_like`) are left too, and what is made of them is folded.
 #[derive(Copy, Clone, Debug)]
 pub struct FoldConstants<'a> {
     /// What computes.
@@ -46,9 +48,33 @@ impl Pass for FoldConstants<'_> {
     }
 }
 
+/// Operators that make tensors of one number, and look at no more of a tensor than its type.
+static UNIFORM: &[&OpDef] = &[
+    &ops::ZERO,
+    &ops::ZEROS_LIKE,
+    &ops::ONES_LIKE,
+    &ops::FULL_LIKE,
+    &ops::EMPTY_LIKE,
+    &ops::FILL_SCALAR,
+    &ops::NEW_ZEROS,
+    &ops::NEW_ONES,
+    &ops::NEW_FULL,
+    &ops::NEW_EMPTY,
+];
+
+/// The operands whose elements count.
+fn read(node: &Node) -> impl Iterator<Item = ValueId> + '_ {
+    let skipped = match node.op() {
+        op if UNIFORM.contains(&op) => usize::MAX,
+        op if *op == ops::FILL => 1,
+        _ => 0,
+    };
+    node.operands().skip(skipped)
+}
+
 /// Values that depend on constants alone, the constants included, by number.
 pub(crate) fn constant_values(program: &Program) -> Vec<bool> {
-    fixed_values(program, |_| true)
+    fixed_values(program, |n| is_settled(program, n))
 }
 
 fn fixed_values(program: &Program, foldable: impl Fn(NodeId) -> bool) -> Vec<bool> {
@@ -60,7 +86,7 @@ fn fixed_values(program: &Program, foldable: impl Fn(NodeId) -> bool) -> Vec<boo
     for n in g.nodes() {
         let node = g.node(n);
         // What has no operands at all (arange, zeros) is as fixed as a constant.
-        if !node.op().traits.random && node.operands().all(|v| fixed[v.index()]) && foldable(n) {
+        if !node.op().traits.random && read(node).all(|v| fixed[v.index()]) && foldable(n) {
             node.outputs().iter().for_each(|v| fixed[v.index()] = true);
         }
     }
@@ -78,6 +104,12 @@ pub(crate) fn evaluate(
     part.signature.outputs = wanted.iter().map(|&v| program.graph.value(v).name.clone()).collect();
     part.signature.mutations.clear();
     part.graph.set_outputs(wanted.to_vec());
+    // In forms that take no tensor for its type.
+    let keep = |p: &Program, n: NodeId| {
+        let op = p.graph.node(n).op();
+        *op != ops::FILL && !UNIFORM.contains(&op)
+    };
+    Decompose { keep }.run(&mut part).map_err(|e| RunError::Unsupported(e.0))?;
     DeadCode.run(&mut part).map_err(|e| RunError::Unsupported(e.0))?;
     part.graph.drop_inputs();
     part.signature.inputs.clear();
@@ -88,6 +120,8 @@ pub(crate) fn evaluate(
 struct Search<'p> {
     program: &'p Program,
     fixed: Vec<bool>,
+    /// The first constant with the same elements: files hold equal ones once.
+    first: BTreeMap<ConstId, ConstId>,
     seen: BTreeSet<ValueId>,
     /// Constants whose room a result has taken already, or that somebody needs in any case.
     occupied: BTreeSet<ConstId>,
@@ -100,16 +134,21 @@ impl<'p> Search<'p> {
     fn new(program: &'p Program) -> Self {
         let fixed = fixed_values(program, |n| foldable(program, n));
         let g = &program.graph;
-        let needed = |v: ValueId| {
-            let read = |n: NodeId| g.node(n).outputs().iter().any(|o| !fixed[o.index()]);
-            g.is_output(v) || g.value(v).uses().iter().any(|u| read(u.node))
-        };
+        let needed_by = |n: NodeId| g.node(n).outputs().iter().any(|o| !fixed[o.index()]);
+        let needed = |v: ValueId| g.is_output(v) || g.value(v).uses().iter().any(|u| needed_by(u.node));
         let live = || program.live_constants();
-        let occupied = live().filter(|(_, k)| needed(k.value)).map(|(c, _)| c).collect();
+        let mut equal: BTreeMap<(usize, &[u8]), ConstId> = BTreeMap::new();
+        let first: BTreeMap<ConstId, ConstId> = live()
+            .filter(|(_, k)| g.value(k.value).uses().iter().any(|u| !needed_by(u.node)))
+            .map(|(c, k)| (c, *equal.entry((k.tensor.bytes().len(), k.tensor.bytes())).or_insert(c)))
+            .collect();
+        let occupied =
+            live().filter(|(_, k)| needed(k.value)).filter_map(|(c, _)| first.get(&c).copied()).collect();
         let total: usize = live().map(|(_, k)| k.tensor.bytes().len()).sum();
         Search {
             program,
             fixed,
+            first,
             seen: BTreeSet::new(),
             occupied,
             room: (total / 20).max(ROOM),
@@ -122,7 +161,7 @@ impl<'p> Search<'p> {
         for n in g.nodes() {
             let node = g.node(n);
             if node.outputs().iter().any(|o| !self.fixed[o.index()]) {
-                node.operands().for_each(|v| self.want(v));
+                read(node).for_each(|v| self.want(v));
             }
         }
         g.outputs().iter().for_each(|&v| self.want(v));
@@ -139,9 +178,10 @@ impl<'p> Search<'p> {
                 continue;
             }
             let node = g.node(n);
-            let moved = node.op().traits.moves_data && node.operands().count() == 1;
-            if moved || !self.fits(v) {
-                stack.extend(node.operands());
+            let left =
+                UNIFORM.contains(&node.op()) || node.op().traits.moves_data && node.operands().count() == 1;
+            if left || !self.fits(v) {
+                stack.extend(read(node));
             } else {
                 self.wanted.push(v);
             }
@@ -165,8 +205,8 @@ impl<'p> Search<'p> {
         let (mut found, mut seen, mut stack) = (BTreeSet::new(), BTreeSet::from([v]), vec![v]);
         while let Some(v) = stack.pop() {
             match g.value(v).def() {
-                Def::Const(c) => drop(found.insert(c)),
-                Def::Node(n, _) => stack.extend(g.node(n).operands().filter(|v| seen.insert(*v))),
+                Def::Const(c) => drop(found.insert(self.first.get(&c).copied().unwrap_or(c))),
+                Def::Node(n, _) => stack.extend(read(g.node(n)).filter(|v| seen.insert(*v))),
                 Def::Input(_) => {}
             }
         }
@@ -179,19 +219,20 @@ fn bytes(ty: &TensorType) -> Option<usize> {
     ty.known_shape()?.iter().try_fold(ty.dtype.size(), |n, &d| n.checked_mul(d))
 }
 
-/// Whether a node may be computed once its operands are known: its results are the same for every size of the inputs,
-/// and it is none of quantization.
-fn foldable(program: &Program, n: NodeId) -> bool {
+/// Whether a node is the same for every size of the program's inputs.
+fn is_settled(program: &Program, n: NodeId) -> bool {
     let node = program.graph.node(n);
     let literal = |a: &Arg| match a {
         Arg::Int(i) => i.known().is_some(),
         Arg::Ints(l) => l.iter().all(|i| i.known().is_some()),
         _ => true,
     };
-    let library = node.op().name.split('.').next().unwrap_or_default();
-    library == "aten"
-        && node.args().iter().all(literal)
-        && node.outputs().iter().all(|&v| bytes(program.graph.ty(v)).is_some())
+    node.args().iter().all(literal) && node.outputs().iter().all(|&v| bytes(program.graph.ty(v)).is_some())
+}
+
+/// Whether a node may be folded once its operands are known: it is none of quantization.
+fn foldable(program: &Program, n: NodeId) -> bool {
+    program.graph.node(n).op().name.starts_with("aten.") && is_settled(program, n)
 }
 
 #[cfg(test)]
@@ -286,6 +327,24 @@ mod tests {
             }",
         );
         assert_eq!(left, ["unsqueeze", "add", "add"]);
+    }
+
+    #[test]
+    fn results_take_the_place_of_their_sources() {
+        // What `x` holds does not count.
+        let left = folded(
+            "program {
+              %x : f32[4, 4] = input
+              %zeros : f32[8] = aten.new_zeros.default(%x, size=[8])
+              %one : f32[] = constant \"one\" [1.0]
+              %part : f32[4] = aten.slice.Tensor(%zeros, dim=0, start=0, end=4)
+              %ones : f32[4] = aten.fill.Tensor(%part, %one)
+              %mask : f32[8] = aten.slice_scatter.default(%zeros, %ones, dim=0, start=0, end=4)
+              %like : f32[4, 4] = aten.zeros_like.default(%x)
+              return %mask, %like
+            }",
+        );
+        assert_eq!(left, ["zeros_like"]);
         // A result may take the place of its source, once.
         let left = folded(
             "program {
