@@ -39,11 +39,16 @@ fn shared(program: &Program, n: NodeId) -> Option<(NodeId, Vec<Use>)> {
     }
     let v = node.output();
     let mut uses = Vec::new();
-    for reader in g.users(v) {
+    // What chooses parameters at run time and what quantizes with them belong together: they keep the one there is.
+    let (together, single): (Vec<NodeId>, _) = g
+        .users(v)
+        .into_iter()
+        .partition(|&n| [&ops::CHOOSE_QPARAMS, &ops::QUANTIZE_PER_TENSOR_TENSOR].contains(&g.node(n).op()));
+    for reader in single {
         let slots = g.node(reader).operands().enumerate().filter(|(_, o)| *o == v);
         uses.extend(slots.map(|(slot, _)| Use { node: reader, slot: slot as u32 }));
     }
-    let kept = usize::from(!g.is_output(v)).min(uses.len());
+    let kept = usize::from(!g.is_output(v) && together.is_empty()).min(uses.len());
     let rest = uses.split_off(kept);
     (!rest.is_empty()).then_some((n, rest))
 }
@@ -52,6 +57,31 @@ fn shared(program: &Program, n: NodeId) -> Option<(NodeId, Vec<Use>)> {
 mod tests {
     use super::*;
     use crate::ir::{text, verify};
+
+    #[test]
+    fn quantizing_at_run_time_reads_one() {
+        let mut p = text::parse(
+            "program {
+              %x : i8[2] = input
+              %d : f32[2] = quantized_decomposed.dequantize_per_tensor.default(%x, scale=0.5, zero_point=3, quant_min=-128, quant_max=127, dtype=i8)
+              %s : f64[1], %z : i64[1] = quantized_decomposed.choose_qparams.tensor(%d, -128, 127, 0.001, i8)
+              %q : i8[2] = quantized_decomposed.quantize_per_tensor.tensor(%d, %s, %z, -128, 127, i8)
+              %r : f32[2] = aten.relu.default(%d)
+              return %q, %r
+            }",
+        )
+        .unwrap();
+        assert!(DuplicateDequantize.run(&mut p).unwrap());
+        verify(&p).unwrap();
+        let read: Vec<&str> = p
+            .graph
+            .nodes()
+            .skip(1)
+            .filter_map(|n| p.graph.node(n).operands().next())
+            .map(|v| &*p.graph.value(v).name)
+            .collect();
+        assert_eq!(read, ["d", "d", "x", "d_1"]);
+    }
 
     #[test]
     fn each_reader_gets_its_own() {

@@ -10,7 +10,7 @@ pub use rules::{RULES, SHARES};
 
 use crate::lowering::is_fully_connected;
 use lowbit_core::ir::{NodeId, Program};
-use lowbit_core::ops;
+use lowbit_core::ops::{self, OpDef};
 use lowbit_core::passes::{Decompose, Pipeline, Recompose, ScalarsToTensors};
 use lowbit_core::quantizer::RuleQuantizer;
 
@@ -29,8 +29,8 @@ const LEAST_FIT: f64 = 30.0;
 /// A quantizer that quantizes wherever XNNPACK rounds, and there only; nothing is configured yet.
 pub fn rounding() -> RuleQuantizer {
     fn passes() -> Pipeline {
-        // XNNPACK has no silu, but both its pieces on integers.
-        let keep = |p: &Program, n: NodeId| *p.graph.node(n).op() != ops::SILU;
+        // XNNPACK has no silu, but both its pieces on integers. What does nothing would be in the way of integers.
+        let keep = |p: &Program, n: NodeId| *p.graph.node(n).op() != ops::SILU && !does_nothing(p, n);
         Pipeline::default().then(Recompose).then(Decompose { keep }).then(ScalarsToTensors)
     }
     let dynamic = Symmetric { per_channel: true, dynamic: true, ..Symmetric::default() };
@@ -39,6 +39,24 @@ pub fn rounding() -> RuleQuantizer {
         .prepare(passes)
         .fallback(LEAST_FIT, dynamic.config())
         .dynamic_dims(dynamic_dims)
+}
+
+/// Operators that hand on what they read, as far as the element type is the same.
+static CASTS: &[&OpDef] = &[
+    &ops::TO_DTYPE,
+    &ops::TO_DEVICE,
+    &ops::TO_DTYPE_LAYOUT,
+    &ops::TO_OTHER,
+    &ops::ALIAS,
+    &ops::DETACH,
+    &ops::DROPOUT,
+    &ops::FEATURE_DROPOUT,
+];
+
+fn does_nothing(program: &Program, n: NodeId) -> bool {
+    let (g, node) = (&program.graph, program.graph.node(n));
+    let same = |v| g.ty(v).dtype == g.ty(node.output()).dtype;
+    CASTS.contains(&node.op()) && node.operands().next().is_some_and(same)
 }
 
 /// XNNPACK takes one range for each row of a linear layer, for each pixel of a pointwise convolution (a linear layer to
