@@ -132,7 +132,11 @@ impl<'a> Fx<'a> {
                 let named = |v: &ValueId| *g.value(*v).name == *text(&result["name"]);
                 g.nodes().find(|&n| g.node(n).outputs().iter().any(&named))
             }
-            None => g.nodes().find(|&n| *g.node(n).name == *name),
+            // Graphs without in-place operators have been given other names than the file has.
+            None => {
+                let named = |name: &str| g.nodes().find(|&n| *g.node(n).name == *name);
+                named(name).or_else(|| named(&format!("{name}_")))
+            }
         }
     }
 }
