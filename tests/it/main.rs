@@ -5,4 +5,5 @@ mod decompose;
 mod observers;
 mod op_calls;
 mod pt2e;
+mod random_observers;
 mod shape_rules;

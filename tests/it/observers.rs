@@ -21,7 +21,7 @@ fn read() -> (Value, Arrays) {
     (serde_json::from_str(&text).unwrap(), arrays.into_iter().collect())
 }
 
-fn dtype(v: &Value) -> DType {
+pub fn dtype(v: &Value) -> DType {
     match v.as_str().unwrap() {
         "int8" => DType::I8,
         "uint8" => DType::U8,
