@@ -188,7 +188,7 @@ fn random_observers_are_torchaos() {
     assert!(differences.is_empty(), "{} differences, {}", differences.len(), differences[0]);
     for ((observer, dtype), c) in counts {
         assert!(c.near == 0 || observer == "HistogramObserver", "{observer} {dtype}: a scale is off by one");
-        assert!(c.equal >= 40);
+        assert!(c.equal >= 16);
     }
 }
 

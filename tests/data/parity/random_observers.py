@@ -203,7 +203,7 @@ def main():
     np.seterr(over="ignore")
     torch.set_num_threads(1)
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
-    count = int(sys.argv[2]) if len(sys.argv) > 2 else 40
+    count = int(sys.argv[2]) if len(sys.argv) > 2 else 16
     first = int(os.environ.get("FIRST", 0))
     listed = [c for c in configs() if re.search(os.environ.get("ONLY", ""), f"{c['observer']} {c['range'][0]}")]
     for c in listed:
