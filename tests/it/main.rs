@@ -2,6 +2,7 @@
 
 mod cases;
 mod decompose;
+mod flow;
 mod observers;
 mod op_calls;
 mod pt2e;

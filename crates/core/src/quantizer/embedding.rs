@@ -20,7 +20,9 @@ impl fmt::Debug for EmbeddingQuantizer {
 }
 
 impl Default for EmbeddingQuantizer {
-    /// As torchao's: uint8, a scale and a fractional zero point for each row.
+    /// As torchao's: uint8, a scale and a fractional zero point for each row. PyTorch's operator cuts off what the fraction
+    /// leaves behind the point, so that values are up to one and a half steps off; `Blocks::Axis(0)` in place of the channel
+    /// rounds, and is half a step off at most.
     fn default() -> Self {
         Self::new(QuantSpec::new(QRange::UINT8, Mapping::AffineFloat, ObserverKind::MinMax).per_channel(0))
     }
