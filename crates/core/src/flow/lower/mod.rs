@@ -89,7 +89,8 @@ pub enum LowerError {
     },
 }
 
-/// Lowers to the backends given; the first that claims a node gets it.
+/// Lowers to the backends given; the first that claims a node gets it. What depends on constants alone runs on the
+/// device like everything else, unless [`FoldConstants`](crate::passes::FoldConstants) has computed it before.
 ///
 /// # Errors
 /// When a pass fails, or a backend fails on a region it claimed. A node that a backend finds it cannot compile after
