@@ -382,6 +382,7 @@ impl<'a> Builder<'a> {
             };
             deliver(&mut self).map_err(|why| (v, why))?;
         }
+        super::tables::guard(&mut self.graph);
         let alignment = crate::subgraph::CONSTANT_ALIGNMENT;
         let named = self.named.into_iter().map(|(key, bytes)| NamedData { key, bytes, alignment });
         Ok((self.graph, named.collect()))

@@ -6,6 +6,7 @@ mod gemm;
 mod layout;
 mod passes;
 mod quant;
+mod tables;
 mod weight;
 
 use build::Builder;
