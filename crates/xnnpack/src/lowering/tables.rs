@@ -174,7 +174,8 @@ mod tests {
         let mut g = graph(&types);
         g.nodes = (2..25).map(|i| unary(Op::Convert, i, i + 1)).collect();
         guard(&mut g);
-        let cuts: Vec<usize> = (0..g.nodes.len()).filter(|&i| g.nodes[i].op.name() == "StaticSlice").collect();
+        let cuts: Vec<usize> =
+            (0..g.nodes.len()).filter(|&i| g.nodes[i].op.name() == "StaticSlice").collect();
         assert_eq!(cuts, [10, 21]);
         // Floats alone make no table.
         let mut g = graph(&[Fp32; 30]);
