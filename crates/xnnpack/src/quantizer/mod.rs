@@ -18,7 +18,7 @@ use lowbit_core::quantizer::RuleQuantizer;
 pub fn quantizer() -> RuleQuantizer {
     RuleQuantizer::unset(RULES)
         .shares(SHARES)
-        .prepare(|| Pipeline::default().then(Recompose).then(ScalarsToTensors))
+        .prepare(prepare)
         .dynamic_dims(dynamic_dims)
 }
 
@@ -29,8 +29,8 @@ const LEAST_FIT: f64 = 30.0;
 /// A quantizer that quantizes wherever XNNPACK rounds, and there only; nothing is configured yet.
 pub fn rounding() -> RuleQuantizer {
     fn passes() -> Pipeline {
-        // XNNPACK has no silu, but both its pieces on integers. What does nothing would be in the way of integers.
-        let keep = |p: &Program, n: NodeId| *p.graph.node(n).op() != ops::SILU && !does_nothing(p, n);
+        // XNNPACK has no silu, but both its pieces on integers.
+        let keep = |p: &Program, n: NodeId| *p.graph.node(n).op() != ops::SILU && not_recurrent(p, n);
         Pipeline::default().then(Recompose).then(Decompose { keep }).then(ScalarsToTensors)
     }
     let dynamic = Symmetric { per_channel: true, dynamic: true, ..Symmetric::default() };
@@ -41,23 +41,27 @@ pub fn rounding() -> RuleQuantizer {
         .dynamic_dims(dynamic_dims)
 }
 
-/// Operators that hand on what they read, as far as the element type is the same.
-static CASTS: &[&OpDef] = &[
-    &ops::TO_DTYPE,
-    &ops::TO_DEVICE,
-    &ops::TO_DTYPE_LAYOUT,
-    &ops::TO_OTHER,
-    &ops::ALIAS,
-    &ops::DETACH,
-    &ops::DROPOUT,
-    &ops::FEATURE_DROPOUT,
-];
-
-fn does_nothing(program: &Program, n: NodeId) -> bool {
-    let (g, node) = (&program.graph, program.graph.node(n));
-    let same = |v| g.ty(v).dtype == g.ty(node.output()).dtype;
-    CASTS.contains(&node.op()) && node.operands().next().is_some_and(same)
+/// Brings both forms that programs are saved in to the same operators, so that the rules find the same in them: what
+/// `run_decompositions()` took apart and has a rule as a whole is put together, and recurrent layers, which it gives as
+/// linear layers step by step, are taken apart.
+fn prepare() -> Pipeline {
+    Pipeline::default().then(Recompose).then(Decompose { keep: not_recurrent }).then(ScalarsToTensors)
 }
+
+fn not_recurrent(program: &Program, n: NodeId) -> bool {
+    !RECURRENT.contains(&program.graph.node(n).op())
+}
+
+static RECURRENT: &[&OpDef] = &[
+    &ops::LSTM,
+    &ops::GRU,
+    &ops::RNN_TANH,
+    &ops::RNN_RELU,
+    &ops::LSTM_CELL,
+    &ops::GRU_CELL,
+    &ops::RNN_TANH_CELL,
+    &ops::RNN_RELU_CELL,
+];
 
 /// XNNPACK takes one range for each row of a linear layer, for each pixel of a pointwise convolution (a linear layer to
 /// it), and for each image of any other.

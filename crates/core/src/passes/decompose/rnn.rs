@@ -1,5 +1,8 @@
 //! Recurrent layers and cells, step by step. The products with the inputs of all steps are one matrix product; the
 //! program grows with the number of steps.
+//!
+//! The pieces are those of PyTorch's `run_decompositions()`, down to slices, joints and the order of operands: a quantizer
+//! finds the same places in both forms.
 
 use super::{Build, PassFailure, Table, Values};
 use crate::ir::{Arg, Node, ValueId};
@@ -49,7 +52,7 @@ fn step(
     let y = linear(b, h, w.hidden, &w.hidden_bias)?;
     match (kind, c) {
         (Kind::Lstm, Some(c)) => {
-            let sum = b.op(&ops::ADD, [x.into(), y.into()])?;
+            let sum = b.op(&ops::ADD, [y.into(), x.into()])?;
             let g = gates(b, sum, 4)?;
             let i = b.op(&ops::SIGMOID, [g[0].into()])?;
             let f = b.op(&ops::SIGMOID, [g[1].into()])?;
@@ -68,11 +71,11 @@ fn step(
         }
         (Kind::Gru, _) => {
             let (gx, gh) = (gates(b, x, 3)?, gates(b, y, 3)?);
-            let r = b.op(&ops::ADD, [gx[0].into(), gh[0].into()])?;
+            let r = b.op(&ops::ADD, [gh[0].into(), gx[0].into()])?;
             let r = b.op(&ops::SIGMOID, [r.into()])?;
-            let z = b.op(&ops::ADD, [gx[1].into(), gh[1].into()])?;
+            let z = b.op(&ops::ADD, [gh[1].into(), gx[1].into()])?;
             let z = b.op(&ops::SIGMOID, [z.into()])?;
-            let n = b.op(&ops::MUL, [r.into(), gh[2].into()])?;
+            let n = b.op(&ops::MUL, [gh[2].into(), r.into()])?;
             let n = b.op(&ops::ADD, [gx[2].into(), n.into()])?;
             let n = b.op(&ops::TANH, [n.into()])?;
             let d = b.op(&ops::SUB, [h.into(), n.into()])?;
@@ -80,7 +83,7 @@ fn step(
             Ok((b.op(&ops::ADD, [d.into(), n.into()])?, None))
         }
         _ => {
-            let sum = b.op(&ops::ADD, [x.into(), y.into()])?;
+            let sum = b.op(&ops::ADD, [y.into(), x.into()])?;
             Ok((b.op(if kind == Kind::Relu { &ops::RELU } else { &ops::TANH }, [sum.into()])?, None))
         }
     }
@@ -102,8 +105,23 @@ fn cell(b: &mut Build<'_>, n: &Node, kind: Kind) -> Values {
     Ok(Some([Some(h), c].into_iter().flatten().collect()))
 }
 
+/// Entry `i` of dimension 0, which stays.
+fn slice(b: &mut Build<'_>, x: ValueId, i: usize) -> Result<ValueId, PassFailure> {
+    b.op(&ops::SLICE, [x.into(), 0.into(), i.into(), (i + 1).into()])
+}
+
+/// As [`slice`], without dimension 0.
 fn select(b: &mut Build<'_>, x: ValueId, i: usize) -> Result<ValueId, PassFailure> {
-    b.op(&ops::SELECT, [x.into(), 0.into(), i.into()])
+    let one = slice(b, x, i)?;
+    squeeze(b, one)
+}
+
+fn squeeze(b: &mut Build<'_>, x: ValueId) -> Result<ValueId, PassFailure> {
+    b.op(&ops::SQUEEZE_DIMS, [x.into(), Arg::ints([0])])
+}
+
+fn cat(b: &mut Build<'_>, list: Vec<ValueId>, dim: usize) -> Result<ValueId, PassFailure> {
+    b.op(&ops::CAT, [Arg::Values(list), dim.into()])
 }
 
 /// `(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)`
@@ -147,9 +165,10 @@ fn layers(b: &mut Build<'_>, n: &Node, kind: Kind) -> Values {
                 projection: projected.then(|| p[per - 1]),
             };
             let all = linear(b, x, w.input, &w.input_bias)?;
-            let mut h = select(b, states[0], k)?;
+            // States keep their dimension 0, in which the steps are joined.
+            let mut h = slice(b, states[0], k)?;
             let mut c = match states.get(1) {
-                Some(&c) => Some(select(b, c, k)?),
+                Some(&c) => Some(slice(b, c, k)?),
                 None => None,
             };
             let mut outs = vec![None; steps as usize];
@@ -159,7 +178,7 @@ fn layers(b: &mut Build<'_>, n: &Node, kind: Kind) -> Values {
                 (h, c) = step(b, kind, &w, xt, h, c)?;
                 outs[t as usize] = Some(h);
             }
-            sides.push(b.op(&ops::STACK, [Arg::Values(outs.into_iter().flatten().collect()), 0.into()])?);
+            sides.push(cat(b, outs.into_iter().flatten().collect(), 0)?);
             last_h.push(h);
             last_c.extend(c);
         }
@@ -167,7 +186,7 @@ fn layers(b: &mut Build<'_>, n: &Node, kind: Kind) -> Values {
             [one] => one,
             _ => {
                 let last = b.ty(sides[0]).rank() - 1;
-                b.op(&ops::CAT, [Arg::Values(sides), last.into()])?
+                cat(b, sides, last)?
             }
         };
     }
@@ -176,9 +195,15 @@ fn layers(b: &mut Build<'_>, n: &Node, kind: Kind) -> Values {
     }
     let mut out = vec![x];
     for list in [last_h, last_c] {
-        if !list.is_empty() {
-            out.push(b.op(&ops::STACK, [Arg::Values(list), Arg::Int(SymInt::Known(0))])?);
+        if list.is_empty() {
+            continue;
         }
+        // A stack, as PyTorch decomposes it: joined, then given its dimensions.
+        let mut shape = b.ty(list[0]).shape.clone();
+        shape[0] = SymInt::Known(list.len() as i64);
+        let parts: Result<Vec<ValueId>, PassFailure> = list.into_iter().map(|v| squeeze(b, v)).collect();
+        let joined = cat(b, parts?, 0)?;
+        out.push(b.op(&ops::VIEW, [joined.into(), Arg::Ints(shape)])?);
     }
     Ok(Some(out))
 }

@@ -92,8 +92,23 @@ fn rewritten(program: &Program, n: NodeId) -> Option<(&'static OpDef, Vec<Arg>)>
             let is_bias = g.ty(bias).shape.len() == 1 && g.ty(bias).shape.first() == Some(features);
             is_bias.then(|| (&ops::LINEAR, vec![args[1].clone(), w.into(), bias.into()]))
         }
+        op if *op == ops::SLICE => step_of_flipped(g, args),
         _ => None,
     }
+}
+
+/// One step of a sequence that was turned round is one of the sequence: recurrent layers that run backwards.
+fn step_of_flipped(g: &Graph, args: &[Arg]) -> Option<(&'static OpDef, Vec<Arg>)> {
+    let flip = g.node(g.producer(value(&args[0])?)?);
+    let (x, dims) = (value(flip.arg(0))?, ints(flip.arg(1)).filter(|_| *flip.op() == ops::FLIP)?);
+    let (dim, rank) = (int(&args[1])?, g.ty(x).rank() as i64);
+    let (start, end, step) = (int(&args[2])?, int(&args[3])?, int(&args[4])?);
+    let same = dims.len() == 1 && dims[0].rem_euclid(rank) == dim.rem_euclid(rank);
+    let size = g.ty(x).shape[usize::try_from(dim.rem_euclid(rank)).ok()?].known()?;
+    (same && (0..size).contains(&start) && end == start + 1 && step == 1).then(|| {
+        let place = [size - end, size - start].map(Arg::from);
+        (&ops::SLICE, [x.into(), args[1].clone()].into_iter().chain(place).chain([args[4].clone()]).collect())
+    })
 }
 
 /// `convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups)`
@@ -250,6 +265,27 @@ mod tests {
             ]
         );
         assert!(!Recompose.run(&mut p).unwrap());
+    }
+
+    #[test]
+    fn steps_of_a_flipped_sequence() {
+        let mut p = text::parse(
+            "program {
+              %x : f32[5, 3] = input
+              %f : f32[5, 3] = aten.flip.default(%x, dims=[0])
+              %a : f32[1, 3] = aten.slice.Tensor(%f, start=1, end=2)
+              %b : f32[2, 3] = aten.slice.Tensor(%f, start=1, end=3)
+              %c : f32[5, 1] = aten.slice.Tensor(%f, dim=1, start=1, end=2)
+              return %a, %b, %c
+            }",
+        )
+        .unwrap();
+        assert!(Recompose.run(&mut p).unwrap());
+        verify(&p).unwrap();
+        let text = text::print(&p);
+        assert!(text.contains("%a : f32[1, 3] = aten.slice.Tensor(%x, start=3, end=4)"), "{text}");
+        assert!(text.contains("%b : f32[2, 3] = aten.slice.Tensor(%f, start=1, end=3)"), "{text}");
+        assert!(text.contains("%c : f32[5, 1] = aten.slice.Tensor(%f, dim=1, start=1, end=2)"), "{text}");
     }
 
     #[test]
