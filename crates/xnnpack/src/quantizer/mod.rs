@@ -16,10 +16,7 @@ use lowbit_core::quantizer::RuleQuantizer;
 
 /// A quantizer with the rules of ExecuTorch's and nothing configured yet.
 pub fn quantizer() -> RuleQuantizer {
-    RuleQuantizer::unset(RULES)
-        .shares(SHARES)
-        .prepare(prepare)
-        .dynamic_dims(dynamic_dims)
+    RuleQuantizer::unset(RULES).shares(SHARES).prepare(prepare).dynamic_dims(dynamic_dims)
 }
 
 /// With fewer dB, what is no outlier in a tensor has less than five of the eight bits. Trained and random networks alike
