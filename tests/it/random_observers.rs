@@ -52,7 +52,7 @@ fn sequence(k: u64) -> (Vec<Batch>, bool) {
                 2 => -(x.abs() + 0.5),
                 3 if head[5] % 2 == 1 => -1.0,
                 3 => 1.0,
-                4 if w % 97 == 0 && i % (4 * q) != 0 => {
+                4 if w.is_multiple_of(97) && !i.is_multiple_of(4 * q) => {
                     return if w >> 63 == 1 { f32::INFINITY } else { f32::NEG_INFINITY };
                 }
                 6 => x.max(0.0),
