@@ -20,6 +20,7 @@ pub mod subgraph;
 
 use lowbit_core::backend::{Backend, BackendError, Lowering, Options, Recipe};
 use lowbit_core::quantizer::{OpConfig, Quantizer, Scope};
+use std::sync::Arc;
 
 /// The backend.
 #[derive(Copy, Clone, Debug)]
@@ -72,8 +73,16 @@ impl Backend for Xnnpack {
             recipe: recipe.into(),
             known: quantizer::RECIPES.iter().map(|r| r.name).collect(),
         })?;
-        let q = if recipe == quantizer::STATIC { quantizer::rounding() } else { quantizer::quantizer() };
-        let mut q = q.set(Scope::Global, global);
+        let mut q = match recipe {
+            quantizer::STATIC => quantizer::rounding(),
+            quantizer::DYNAMIC => quantizer::step_by_step(),
+            _ => {
+                let mut q = quantizer::quantizer();
+                q.filter(Arc::new(quantizer::leave_recurrent)).expect("rules have filters");
+                q
+            }
+        };
+        q = q.set(Scope::Global, global);
         for (option, value) in options {
             let scope = match option.split_once(':') {
                 Some(("module-name", path)) => Scope::ModuleName(path.into()),

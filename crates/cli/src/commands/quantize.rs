@@ -9,6 +9,7 @@ use crate::output::{check_writable, progress};
 use crate::report::Report;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use lowbit_core::Registry;
+use lowbit_core::backend::{Backend, Options};
 use lowbit_core::flow::{Evaluator, prepare};
 use lowbit_core::ir::{NodeId, Program};
 use lowbit_cpu::CpuExecutor;
@@ -74,11 +75,7 @@ pub(super) fn quantize(
 
     if prepared.needs_data() {
         if calibration.is_empty() {
-            let recipe = report.recipe.clone().unwrap_or_default();
-            return Err(CliError::Usage(format!(
-                "recipe {recipe} finds ranges from data: give some with --calibrate, or take a dynamic recipe \
-                 (`lowbit backends` lists them)"
-            )));
+            return Err(no_data(report, float));
         }
         let mut session = prepared.load(&executor)?;
         let bar = progress("calibrating", quiet);
@@ -115,6 +112,24 @@ pub(super) fn quantize(
         report.seconds.evaluate = timer.lap();
     }
     Ok(())
+}
+
+/// A recipe wants data and there is none: says so, and which recipes of the backend do without.
+fn no_data(report: &Report, float: &Program) -> CliError {
+    let without = |backend: &dyn Backend| {
+        let needs_none = |recipe: &&str| {
+            let quantizer = backend.quantizer(recipe, &Options::new()).ok();
+            quantizer.and_then(|q| prepare(float.clone(), &*q).ok()).is_some_and(|p| !p.needs_data())
+        };
+        backend.recipes().iter().map(|r| r.name).filter(needs_none).collect::<Vec<_>>().join(", ")
+    };
+    let backend = Registry::linked().ok().and_then(|r| r.get(&report.backend).ok());
+    let cure = match backend.map(without) {
+        Some(names) if !names.is_empty() => format!(", or take a recipe that needs none: {names}"),
+        _ => String::new(),
+    };
+    let recipe = report.recipe.as_deref().unwrap_or_default();
+    CliError::Usage(format!("recipe {recipe} finds ranges from data: give some with --calibrate{cure}"))
 }
 
 /// A source of calls: files, or what the demo embeds.

@@ -8,6 +8,9 @@ use lowbit_core::quantizer::OpConfig;
 /// The recipe with lowbit's own placement ([`ROUNDING`](super::ROUNDING)).
 pub const STATIC: &str = "int8-static";
 
+/// The recipe without calibration.
+pub const DYNAMIC: &str = "int8-dynamic-per-channel";
+
 /// What there is, the default first.
 pub const RECIPES: &[Recipe] = &[
     Recipe {
@@ -18,7 +21,7 @@ pub const RECIPES: &[Recipe] = &[
     Recipe { name: "int8-static-per-channel", help: "the same at the places of ExecuTorch's quantizer" },
     Recipe { name: "int8-static-per-tensor", help: "the same with one scale a weight tensor" },
     Recipe {
-        name: "int8-dynamic-per-channel",
+        name: DYNAMIC,
         help: "8-bit activations with ranges taken while running, no calibration; 8-bit weights, one scale a channel",
     },
 ];
@@ -48,7 +51,7 @@ pub fn recipe(name: &str) -> Option<Symmetric> {
     Some(match name {
         STATIC | "int8-static-per-channel" => Symmetric { per_channel: true, ..base },
         "int8-static-per-tensor" => base,
-        "int8-dynamic-per-channel" => Symmetric { per_channel: true, dynamic: true, ..base },
+        DYNAMIC => Symmetric { per_channel: true, dynamic: true, ..base },
         _ => return None,
     })
 }

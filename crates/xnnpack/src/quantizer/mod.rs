@@ -4,19 +4,27 @@ mod config;
 mod rounding;
 mod rules;
 
-pub use config::{RECIPES, STATIC, Symmetric, range, recipe};
+pub use config::{DYNAMIC, RECIPES, STATIC, Symmetric, range, recipe};
 pub use rounding::{ROUNDING, ROUNDING_SHARES};
 pub use rules::{RULES, SHARES};
 
 use crate::lowering::is_fully_connected;
-use lowbit_core::ir::{NodeId, Program};
+use lowbit_core::ir::{ModuleFrame, NodeId, Program};
 use lowbit_core::ops::{self, OpDef};
 use lowbit_core::passes::{Decompose, Pipeline, Recompose, ScalarsToTensors};
 use lowbit_core::quantizer::RuleQuantizer;
 
-/// A quantizer with the rules of ExecuTorch's and nothing configured yet.
+/// A quantizer with the rules of ExecuTorch's and nothing configured yet. As there, recurrent layers are left alone.
 pub fn quantizer() -> RuleQuantizer {
-    RuleQuantizer::unset(RULES).shares(SHARES).prepare(prepare).dynamic_dims(dynamic_dims)
+    let passes = || Pipeline::default().then(Recompose).then(ScalarsToTensors);
+    RuleQuantizer::unset(RULES).shares(SHARES).prepare(passes).dynamic_dims(dynamic_dims)
+}
+
+/// As [`quantizer`], and the linear layers that recurrent layers consist of are found.
+pub fn step_by_step() -> RuleQuantizer {
+    let passes =
+        || Pipeline::default().then(Recompose).then(Decompose { keep: not_recurrent }).then(ScalarsToTensors);
+    quantizer().prepare(passes)
 }
 
 /// With fewer dB, what is no outlier in a tensor has less than five of the eight bits. Trained and random networks alike
@@ -26,8 +34,10 @@ const LEAST_FIT: f64 = 30.0;
 /// A quantizer that quantizes wherever XNNPACK rounds, and there only; nothing is configured yet.
 pub fn rounding() -> RuleQuantizer {
     fn passes() -> Pipeline {
-        // XNNPACK has no silu, but both its pieces on integers.
-        let keep = |p: &Program, n: NodeId| *p.graph.node(n).op() != ops::SILU && not_recurrent(p, n);
+        // XNNPACK has no silu, but both its pieces on integers. What does nothing would be in the way of integers.
+        let keep = |p: &Program, n: NodeId| {
+            *p.graph.node(n).op() != ops::SILU && not_recurrent(p, n) && !does_nothing(p, n)
+        };
         Pipeline::default().then(Recompose).then(Decompose { keep }).then(ScalarsToTensors)
     }
     let dynamic = Symmetric { per_channel: true, dynamic: true, ..Symmetric::default() };
@@ -38,11 +48,42 @@ pub fn rounding() -> RuleQuantizer {
         .dynamic_dims(dynamic_dims)
 }
 
-/// Brings both forms that programs are saved in to the same operators, so that the rules find the same in them: what
-/// `run_decompositions()` took apart and has a rule as a whole is put together, and recurrent layers, which it gives as
-/// linear layers step by step, are taken apart.
-fn prepare() -> Pipeline {
-    Pipeline::default().then(Recompose).then(Decompose { keep: not_recurrent }).then(ScalarsToTensors)
+/// A filter that keeps the pieces of recurrent layers, as `run_decompositions()` leaves them, in floating point like the
+/// layers themselves.
+pub fn leave_recurrent(program: &Program, n: NodeId) -> Result<(), String> {
+    let frames = program.graph.node(n).module.frames();
+    let class = |f: &ModuleFrame| RECURRENT_MODULES.iter().any(|m| *f.type_name == **m);
+    match frames.iter().any(class) {
+        true => Err(format!("it is a piece of a recurrent layer; recipe {STATIC} quantizes those")),
+        false => Ok(()),
+    }
+}
+
+static RECURRENT_MODULES: &[&str] = &[
+    "torch.nn.modules.rnn.LSTM",
+    "torch.nn.modules.rnn.GRU",
+    "torch.nn.modules.rnn.RNN",
+    "torch.nn.modules.rnn.LSTMCell",
+    "torch.nn.modules.rnn.GRUCell",
+    "torch.nn.modules.rnn.RNNCell",
+];
+
+/// Operators that hand on what they read, as far as the element type is the same.
+static CASTS: &[&OpDef] = &[
+    &ops::TO_DTYPE,
+    &ops::TO_DEVICE,
+    &ops::TO_DTYPE_LAYOUT,
+    &ops::TO_OTHER,
+    &ops::ALIAS,
+    &ops::DETACH,
+    &ops::DROPOUT,
+    &ops::FEATURE_DROPOUT,
+];
+
+fn does_nothing(program: &Program, n: NodeId) -> bool {
+    let (g, node) = (&program.graph, program.graph.node(n));
+    let same = |v| g.ty(v).dtype == g.ty(node.output()).dtype;
+    CASTS.contains(&node.op()) && node.operands().next().is_some_and(same)
 }
 
 fn not_recurrent(program: &Program, n: NodeId) -> bool {
