@@ -4,6 +4,7 @@ use lowbit_core::dtype::DType;
 use lowbit_core::flow::{Converted, Evaluation, Lowered, Measure, Place};
 use lowbit_core::quant::{Blocks, Granularity};
 use serde::{Serialize, Serializer};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 #[derive(Debug, Default, Serialize)]
@@ -209,15 +210,7 @@ impl Report {
         for (name, value) in &self.metrics {
             println!("metric      {name} {value:.4}");
         }
-        let mut reasons: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-        for n in &self.nodes {
-            if let Some(why) = &n.why_not_delegated {
-                *reasons.entry((&n.op, why)).or_default() += 1;
-            }
-        }
-        for ((op, why), count) in reasons {
-            println!("not in a delegate: {count} x {op}: {why}");
-        }
+        self.print_kernels();
         for w in &self.warnings {
             println!("warning     {w}");
         }
@@ -229,5 +222,30 @@ impl Report {
             "seconds     import {:.3}, prepare {:.3}, calibrate {:.3}, convert {:.3}, evaluate {:.3}, lower {:.3}",
             s.import, s.prepare, s.calibrate, s.convert, s.evaluate, s.lower
         );
+    }
+
+    /// What runs outside of delegates, the most frequent operators first, each with its most frequent reason.
+    fn print_kernels(&self) {
+        const LINES: usize = 8;
+        let mut reasons: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
+        for n in &self.nodes {
+            if let Some(why) = &n.why_not_delegated {
+                *reasons.entry(&n.op).or_default().entry(why).or_default() += 1;
+            }
+        }
+        let count = |whys: &BTreeMap<&str, usize>| whys.values().sum::<usize>();
+        let mut rows: Vec<_> = reasons.iter().collect();
+        rows.sort_by_key(|(_, whys)| Reverse(count(whys)));
+        for (op, whys) in rows.iter().take(LINES) {
+            let why = whys.iter().max_by_key(|(why, n)| (**n, Reverse(**why))).map_or("", |(why, _)| why);
+            println!("not in a delegate: {} x {op}: {why}", count(whys));
+        }
+        if let Some(rest) = rows.get(LINES..).filter(|rest| !rest.is_empty()) {
+            let nodes: usize = rest.iter().map(|(_, whys)| count(whys)).sum();
+            println!(
+                "not in a delegate: {nodes} more, of {} operators; --report has every reason",
+                rest.len()
+            );
+        }
     }
 }

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
+use zip::read::{ArchiveOffset, Config};
 use zip::{CompressionMethod, ZipArchive};
 
 /// What all compressed entries together may grow to: this, or [`INFLATE_RATIO`] times the file if that is more.
@@ -43,7 +44,10 @@ impl Archive {
     /// Reads an archive that is in memory; `file` names it in errors.
     pub fn from_bytes(file: String, bytes: Bytes) -> Result<Self, ImportError> {
         let fail = |reason: String| ImportError::Archive { file: file.clone(), reason };
-        let zip = ZipArchive::new(Cursor::new(bytes.clone())).map_err(|e| {
+        // PyTorch writes nothing in front of an archive. To look for the directory would also find the second entry when
+        // the first is as long as the end records.
+        let config = Config { archive_offset: ArchiveOffset::Known(0) };
+        let zip = ZipArchive::with_config(config, Cursor::new(bytes.clone())).map_err(|e| {
             fail(format!("it is no intact zip file ({e}); if it was copied or downloaded, do that again"))
         })?;
         if zip.has_duplicate_names() {

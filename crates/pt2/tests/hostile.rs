@@ -72,6 +72,40 @@ fn repacked_archives_are_read() {
     assert!(read_bytes(pack(&all, CompressionMethod::Stored)).is_ok(), "without a top folder");
 }
 
+/// The end records as PyTorch writes them: those for large archives too, in archives of any size.
+fn with_both_ends(zip: Bytes) -> Bytes {
+    let (front, end) = zip.split_at(zip.len() - 22);
+    let field =
+        |at: usize, size: usize| end[at..at + size].iter().rev().fold(0, |n, &b| n << 8 | u64::from(b));
+    let mut out = front.to_vec();
+    out.extend(b"PK\x06\x06");
+    out.extend(44u64.to_le_bytes());
+    out.extend([0; 12]);
+    for number in [field(10, 2), field(10, 2), field(12, 4), field(16, 4)] {
+        out.extend(number.to_le_bytes());
+    }
+    out.extend(b"PK\x06\x07\0\0\0\0");
+    out.extend((front.len() as u64).to_le_bytes());
+    out.extend(1u32.to_le_bytes());
+    out.extend(end);
+    out.into()
+}
+
+#[test]
+fn a_name_of_any_length_may_come_first() {
+    let all = entries(&file("weights.pt2"));
+    for length in 20..60 {
+        let mut all = all.clone();
+        let (_, first) = all[0].0.split_once('/').unwrap();
+        let root = "m".repeat(length - 1 - first.len().min(length - 2));
+        for (name, _) in &mut all {
+            *name = format!("{root}/{}", name.split_once('/').unwrap().1);
+        }
+        let file = with_both_ends(pack(&all, CompressionMethod::Stored));
+        assert!(read_bytes(file).is_ok(), "first entry {:?}", all[0].0);
+    }
+}
+
 #[test]
 fn other_files_are_told_apart() {
     refused(Bytes::new(), &["not a .pt2 archive"]);

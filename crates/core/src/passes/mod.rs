@@ -6,6 +6,7 @@ mod duplicate_dequantize;
 mod fold_batch_norm;
 pub(crate) mod fold_constants;
 mod fold_moves;
+mod products_to_linear;
 mod recompose;
 mod scalars_to_tensors;
 
@@ -15,6 +16,7 @@ pub use duplicate_dequantize::DuplicateDequantize;
 pub use fold_batch_norm::FoldBatchNorm;
 pub use fold_constants::FoldConstants;
 pub use fold_moves::FoldMoves;
+pub use products_to_linear::ProductsToLinear;
 pub use recompose::Recompose;
 pub use scalars_to_tensors::ScalarsToTensors;
 

@@ -11,7 +11,7 @@ pub use rules::{RULES, SHARES};
 use crate::lowering::is_fully_connected;
 use lowbit_core::ir::{ModuleFrame, NodeId, Program};
 use lowbit_core::ops::{self, OpDef};
-use lowbit_core::passes::{Decompose, Pipeline, Recompose, ScalarsToTensors};
+use lowbit_core::passes::{Decompose, Pipeline, ProductsToLinear, Recompose, ScalarsToTensors};
 use lowbit_core::quantizer::RuleQuantizer;
 
 /// A quantizer with the rules of ExecuTorch's and nothing configured yet. As there, recurrent layers are left alone.
@@ -20,10 +20,12 @@ pub fn quantizer() -> RuleQuantizer {
     RuleQuantizer::unset(RULES).shares(SHARES).prepare(passes).dynamic_dims(dynamic_dims)
 }
 
-/// As [`quantizer`], and the linear layers that recurrent layers consist of are found.
+/// As [`quantizer`], and linear layers are found in products with constants and in what recurrent layers consist of.
 pub fn step_by_step() -> RuleQuantizer {
-    let passes =
-        || Pipeline::default().then(Recompose).then(Decompose { keep: not_recurrent }).then(ScalarsToTensors);
+    let passes = || {
+        let wholes = Pipeline::default().then(ProductsToLinear).then(Recompose);
+        wholes.then(Decompose { keep: not_recurrent }).then(ScalarsToTensors)
+    };
     quantizer().prepare(passes)
 }
 
@@ -38,7 +40,8 @@ pub fn rounding() -> RuleQuantizer {
         let keep = |p: &Program, n: NodeId| {
             *p.graph.node(n).op() != ops::SILU && not_recurrent(p, n) && !does_nothing(p, n)
         };
-        Pipeline::default().then(Recompose).then(Decompose { keep }).then(ScalarsToTensors)
+        let wholes = Pipeline::default().then(ProductsToLinear).then(Recompose);
+        wholes.then(Decompose { keep }).then(ScalarsToTensors)
     }
     let dynamic = Symmetric { per_channel: true, dynamic: true, ..Symmetric::default() };
     RuleQuantizer::unset(ROUNDING)
