@@ -106,6 +106,17 @@ def test_unknown_operator(folder):
     refused(folder, "unknown", "linalg_svd", "decompose", model=kit.REPOSITORY / "tests" / "data" / "unknown_operator" / "model.pt2")
 
 
+def test_unbounded_size(folder):
+    model = kit.CACHE / "unbounded.pt2"
+    if not model.exists():
+        import torch
+
+        net, example = torch.nn.Linear(4, 4).eval(), (torch.randn(2, 4),)
+        shapes = ({0: torch.export.Dim.DYNAMIC},)
+        torch.export.save(torch.export.export(net, example, dynamic_shapes=shapes), model)
+    refused(folder, "upper bound", "Dim", model=model)  # before any calibration
+
+
 def test_unknown_backend(folder):
     refused(folder, "toaster", "xnnpack", backend="toaster", code=2)
 

@@ -54,6 +54,13 @@ def test_lowers(net, folder, runtime):
     close(runtime.run(pte, net / "data.npz", calls(net)), kit.outputs(net / "expected.npz"))
 
 
+@pytest.mark.parametrize("name", WITH_BATCH)
+def test_lowers_for_every_batch_size(name, folder, runtime):
+    net = FOLDER / name
+    pte = kit.lower(net / "model.pt2", folder / "m.pte")
+    close(runtime.run(pte, net / "batch_data.npz"), kit.outputs(net / "batch_expected.npz"))
+
+
 def calls(net):
     return json.loads((net / "meta.json").read_text())["calls"]
 

@@ -203,8 +203,11 @@ impl Report {
         println!("nodes       {} in all, {quantized} quantized, {delegated} delegated", self.nodes.len());
         for o in &self.outputs {
             println!(
-                "output      {}: SQNR {:.1} dB, cosine {:.5}, max error {:.4}",
-                o.name, o.sqnr_db, o.cosine, o.max_abs
+                "output      {}: SQNR {:.1} dB, cosine {:.5}, max error {}",
+                o.name,
+                o.sqnr_db,
+                o.cosine,
+                short(o.max_abs)
             );
         }
         for (name, value) in &self.metrics {
@@ -248,4 +251,9 @@ impl Report {
             );
         }
     }
+}
+
+/// A magnitude in a few digits.
+fn short(x: f64) -> String {
+    if x == 0.0 || (1e-3..1e6).contains(&x) { format!("{x:.4}") } else { format!("{x:.2e}") }
 }

@@ -5,7 +5,7 @@ use crate::kernels::{ALL, TO_DIM_ORDER, kernel};
 use crate::memory::{Interval, plan as plan_memory};
 use crate::schema::{EValue, Instruction, Plan, Tensor};
 use lowbit_core::dtype::DType;
-use lowbit_core::ir::{Arg, Def, MutationTarget, NodeId, Program, TensorType, ValueId};
+use lowbit_core::ir::{Arg, Def, MutationTarget, NodeId, Program, ValueId};
 use lowbit_core::ops;
 use lowbit_core::symint::{SymOp, SymTree};
 use lowbit_core::{SymInt, Tensor as CoreTensor};
@@ -112,24 +112,10 @@ impl Emitter<'_> {
 
     /// Adds a tensor value.
     fn tensor(&mut self, v: ValueId, data_buffer: u32) -> Result<i32, WriteError> {
-        let value = self.program.graph.value(v);
-        let (sizes, dynamic) = self.bounds(&value.name, &value.ty)?;
-        let scalar_type = scalar_type(value.ty.dtype)
-            .ok_or_else(|| WriteError::Type { value: value.name.to_string(), ty: value.ty.to_string() })?;
+        let (scalar_type, sizes, dynamic) = planned(self.program, v)?;
         let i = self.push(EValue::Tensor(Tensor { scalar_type, sizes, data_buffer, offset: None, dynamic }));
         self.value_of.insert(v, i);
         Ok(i)
-    }
-
-    /// The largest sizes, and whether any may be smaller.
-    fn bounds(&self, name: &str, ty: &TensorType) -> Result<(Vec<i32>, bool), WriteError> {
-        let mut dynamic = false;
-        let sizes = ty.shape.iter().map(|d| {
-            dynamic |= d.known().is_none();
-            let (_, hi) = d.bounds(&|s| self.program.range(s));
-            i32::try_from(hi).map_err(|_| WriteError::Unbounded { value: name.into(), ty: ty.to_string() })
-        });
-        Ok((sizes.collect::<Result<_, _>>()?, dynamic))
     }
 
     /// The plan's value of a tensor that is read.
@@ -387,4 +373,19 @@ pub(crate) fn describe(program: &Program, n: NodeId) -> String {
         "" => format!("{} ({})", node.name, node.op().name),
         path => format!("{} ({} in {path})", node.name, node.op().name),
     }
+}
+
+/// Element type and largest sizes of a tensor, and whether any size may be smaller.
+pub(crate) fn planned(program: &Program, v: ValueId) -> Result<(i8, Vec<i32>, bool), WriteError> {
+    let value = program.graph.value(v);
+    let (name, ty) = (|| value.name.to_string(), || value.ty.to_string());
+    let scalar_type =
+        scalar_type(value.ty.dtype).ok_or_else(|| WriteError::Type { value: name(), ty: ty() })?;
+    let mut dynamic = false;
+    let sizes = value.ty.shape.iter().map(|d| {
+        dynamic |= d.known().is_none();
+        let (_, hi) = d.bounds(&|s| program.range(s));
+        i32::try_from(hi).map_err(|_| WriteError::Unbounded { value: name(), ty: ty() })
+    });
+    Ok((scalar_type, sizes.collect::<Result<_, _>>()?, dynamic))
 }

@@ -53,6 +53,14 @@ const SEGMENT_ALIGNMENT: u64 = 128;
 /// Length of the extended header.
 const HEADER: usize = 32;
 
+/// Refuses programs whose inputs no lowering can mend, before any work is done for them.
+///
+/// # Errors
+/// [`WriteError::Type`] and [`WriteError::Unbounded`] name the input.
+pub fn check_inputs(program: &lowbit_core::ir::Program) -> Result<(), WriteError> {
+    program.graph.inputs().iter().try_for_each(|&v| emit::planned(program, v).map(|_| ()))
+}
+
 /// Writes a lowered program.
 ///
 /// # Errors

@@ -21,6 +21,7 @@ pub fn run(args: &Lower) -> Result<(), CliError> {
     let mut report = Report { backend: backend.name().into(), ..Report::default() };
     let mut timer = Timer::start();
     let program = import(&args.model)?;
+    lowbit_pte::check_inputs(&program)?;
     report.seconds.import = timer.lap();
     write_lowered(program, None, &*lowering, &args.out, &mut report, &mut timer)?;
     emit_report(&mut report, args.report.as_deref(), args.json)

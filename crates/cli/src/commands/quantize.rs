@@ -31,6 +31,7 @@ pub fn run(args: &Quantize, quiet: bool) -> Result<(), CliError> {
     let mut report = Report { backend: backend.name().into(), recipe: Some(recipe), ..Report::default() };
     let mut timer = Timer::start();
     let float = import(&args.model)?;
+    lowbit_pte::check_inputs(&float)?;
     report.seconds.import = timer.lap();
 
     if !args.skip.is_empty() {
