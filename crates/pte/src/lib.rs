@@ -12,6 +12,7 @@ pub mod schema;
 use lowbit_core::flow::Lowered;
 use lowbit_core::passes::PassError;
 use schema::{Delegate, Program};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Why a program could not be written.
@@ -70,23 +71,24 @@ pub fn write(lowered: &Lowered) -> Result<Vec<u8>, WriteError> {
     portable::prepare(&mut program)?;
     let emitted = emit::emit(&program)?;
     let mut file = Program { plan: emitted.plan, ..Program::default() };
-    let mut segments: Vec<(Vec<u8>, u64)> = vec![];
+    let mut segments: Vec<(Cow<'_, [u8]>, u64)> = vec![];
 
     // The runtime takes a file without a table of constants for one of the format before segments, and refuses it.
     file.constants = Some((0, vec![0]));
     if !emitted.constants.is_empty() {
-        segments.push((pack(&emitted.constants, memory::ALIGNMENT, &mut file.constants), 1));
+        let packed = pack(&emitted.constants, memory::ALIGNMENT, &mut file.constants);
+        segments.push((packed.into(), 1));
     }
     if !emitted.states.is_empty() {
         file.states = Some((u32::try_from(segments.len()).expect("few segments"), vec![]));
-        segments.push((pack(&emitted.states, 1, &mut file.states), 1));
+        segments.push((pack(&emitted.states, 1, &mut file.states).into(), 1));
     }
     // Equal blobs are stored once.
     let mut blobs: BTreeMap<&[u8], u32> = BTreeMap::new();
     for d in &lowered.delegates {
         let next = u32::try_from(segments.len()).expect("few segments");
         let segment = *blobs.entry(&d.blob.bytes).or_insert_with(|| {
-            segments.push((d.blob.bytes.clone(), 1));
+            segments.push(((&d.blob.bytes[..]).into(), 1));
             next
         });
         file.plan.delegates.push(Delegate {
@@ -105,7 +107,7 @@ pub fn write(lowered: &Lowered) -> Result<Vec<u8>, WriteError> {
     }
     for (key, (bytes, alignment)) in named {
         file.named.push((key.to_string(), u32::try_from(segments.len()).expect("few segments")));
-        segments.push((bytes.to_vec(), alignment.into()));
+        segments.push((bytes.into(), alignment.into()));
     }
     Ok(assemble(file, &segments))
 }
@@ -126,7 +128,7 @@ fn pack(tensors: &[lowbit_core::Tensor], alignment: u64, table: &mut Option<(u32
 }
 
 /// Header, buffer and segments in one file.
-fn assemble(mut file: Program, segments: &[(Vec<u8>, u64)]) -> Vec<u8> {
+fn assemble(mut file: Program, segments: &[(Cow<'_, [u8]>, u64)]) -> Vec<u8> {
     let mut end = 0u64;
     for (bytes, alignment) in segments {
         let offset = end.next_multiple_of(SEGMENT_ALIGNMENT.max(*alignment));
