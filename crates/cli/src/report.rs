@@ -60,6 +60,9 @@ pub struct Node {
     pub module: String,
     pub quantized: bool,
     pub why_not: Option<String>,
+    /// Why it is quantized in another way than the recipe has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remark: Option<String>,
     pub delegate: Option<usize>,
     pub why_not_delegated: Option<String>,
     /// Against the float program; only where evaluated.
@@ -146,8 +149,11 @@ impl Report {
             .collect();
         for n in &lowered.nodes {
             let is_quantized = quantized.contains(&*n.name);
-            let glue = n.op.contains("quantize_per") || n.op.contains("choose_qparams");
+            let glue = n.op.contains("quantize_per")
+                || n.op.contains("quantize_affine")
+                || n.op.contains("choose_qparams");
             let why = converted.and_then(|c| c.reasons.get(&*n.name)).cloned();
+            let remark = converted.and_then(|c| c.remarks.get(&*n.name)).cloned();
             let (delegate, why_not_delegated) = match &n.place {
                 Place::Delegate(d) => (Some(*d), None),
                 Place::Outside(why) => (None, Some(why.clone())),
@@ -162,6 +168,7 @@ impl Report {
                 } else {
                     Some(why.unwrap_or_else(|| "no rule of the quantizer takes this operator".into()))
                 },
+                remark,
                 delegate,
                 why_not_delegated,
                 sqnr_db: None,
@@ -214,6 +221,7 @@ impl Report {
             println!("metric      {name} {value:.4}");
         }
         self.print_kernels();
+        self.print_remarks();
         for w in &self.warnings {
             println!("warning     {w}");
         }
@@ -225,6 +233,19 @@ impl Report {
             "seconds     import {:.3}, prepare {:.3}, calibrate {:.3}, convert {:.3}, evaluate {:.3}, lower {:.3}",
             s.import, s.prepare, s.calibrate, s.convert, s.evaluate, s.lower
         );
+    }
+
+    /// What is quantized in another way than the recipe has it.
+    fn print_remarks(&self) {
+        let mut remarks: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        for n in &self.nodes {
+            if let Some(remark) = &n.remark {
+                *remarks.entry((&n.op, remark)).or_default() += 1;
+            }
+        }
+        for ((op, remark), count) in remarks {
+            println!("remark      {count} x {op}: {remark}");
+        }
     }
 
     /// What runs outside of delegates, the most frequent operators first, each with its most frequent reason.

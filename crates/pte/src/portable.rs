@@ -6,15 +6,16 @@ use crate::kernels::kernel;
 use lowbit_core::dtype::DType;
 use lowbit_core::ir::{Arg, NewNode, NodeId, Program, ValueId};
 use lowbit_core::ops;
-use lowbit_core::passes::{DeadCode, Decompose, Pass, PassError};
+use lowbit_core::passes::{DeadCode, Decompose, PackEmbeddings, Pass, PassError};
 
 /// Decomposes, removes what is not needed, and checks that every node has a kernel.
 ///
 /// # Errors
 /// [`WriteError::NoKernel`] lists every node that has none.
 pub(crate) fn prepare(program: &mut Program) -> Result<(), WriteError> {
-    let decompose = Decompose { keep: has_kernel };
-    decompose.run(program).map_err(|reason| PassError::Failed { pass: decompose.name(), reason })?;
+    for pass in [&PackEmbeddings as &dyn Pass, &Decompose { keep: has_kernel }] {
+        pass.run(program).map_err(|reason| PassError::Failed { pass: pass.name(), reason })?;
+    }
     DeadCode.run(program).map_err(|reason| PassError::Failed { pass: "dead_code", reason })?;
     own_outputs(program)?;
     let missing: Vec<String> =

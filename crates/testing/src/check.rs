@@ -199,9 +199,10 @@ fn quantized(kit: &Kit<'_>, recipe: &str, case: &Case, summary: &mut Summary) ->
             *worst = (db, case.name.into());
         }
         // Also false for a NaN.
-        let enough = db >= kit.floor_db;
+        let floor = kit.floor(recipe);
+        let enough = db >= floor;
         if !enough {
-            let what = format!("output {name} has {db:.1} dB SQNR, {} are asked for", kit.floor_db);
+            let what = format!("output {name} has {db:.1} dB SQNR, {floor} are asked for");
             let cure = "quantize less here, or see that ranges, sharing and zero points are right";
             return Err(fault(what, cure));
         }

@@ -56,6 +56,7 @@ pub struct Kit<'a> {
     options: Options,
     skipped: Vec<String>,
     floor_db: f64,
+    floors: Vec<(String, f64)>,
     device: Option<&'a dyn Device>,
     device_db: f64,
 }
@@ -68,6 +69,7 @@ impl<'a> Kit<'a> {
             options: Options::new(),
             skipped: Vec::new(),
             floor_db: 25.0,
+            floors: Vec::new(),
             device: None,
             device_db: 35.0,
         }
@@ -90,6 +92,17 @@ impl<'a> Kit<'a> {
     pub fn sqnr_floor(mut self, db: f64) -> Self {
         self.floor_db = db;
         self
+    }
+
+    /// As [`sqnr_floor`](Self::sqnr_floor), for one recipe.
+    pub fn sqnr_floor_of(mut self, recipe: &str, db: f64) -> Self {
+        self.floors.push((recipe.into(), db));
+        self
+    }
+
+    /// The floor that holds for a recipe.
+    fn floor(&self, recipe: &str) -> f64 {
+        self.floors.iter().rev().find(|(r, _)| r == recipe).map_or(self.floor_db, |(_, db)| *db)
     }
 
     /// What executes compiled regions.

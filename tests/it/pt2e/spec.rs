@@ -244,6 +244,7 @@ fn xnnpack(recipe: &Value) -> Result<RuleQuantizer, String> {
             output_activation: part("output_activation")?,
             weight: part("weight")?,
             bias: part("bias")?,
+            otherwise: None,
         })
     };
     let mut q = lowbit_xnnpack::quantizer::quantizer();

@@ -27,6 +27,8 @@ pub struct Converted {
     pub samples: usize,
     /// Why nodes were left in floating point, by name, where the quantizer said.
     pub reasons: BTreeMap<String, String>,
+    /// Why nodes are quantized in another way than they were configured, by name.
+    pub remarks: BTreeMap<String, String>,
     pub(super) dynamic: BTreeMap<NodeId, Vec<usize>>,
 }
 
@@ -91,16 +93,8 @@ impl Prepared {
         }
         let params = self.qparams()?;
         let sites = site_table(&self, &params);
-        let reasons = self
-            .program
-            .graph
-            .nodes()
-            .filter(|n| !self.annotations.is_claimed(*n))
-            .filter_map(|n| {
-                let why = self.annotations.reason(n)?;
-                Some((self.program.graph.node(n).name.to_string(), why.to_string()))
-            })
-            .collect();
+        let left = |n| self.annotations.reason(n).filter(|_| !self.annotations.is_claimed(n));
+        let (reasons, remarks) = (by_name(&self, left), by_name(&self, |n| self.annotations.remarked(n)));
         let sources = BTreeMap::new();
         let mut out =
             Rewriter { program: self.program.clone(), prepared: &self, params: &params, constants, sources };
@@ -120,10 +114,17 @@ impl Prepared {
             sites,
             samples: self.samples(),
             reasons,
+            remarks,
             dynamic: self.dynamic,
             reference: self.program,
         })
     }
+}
+
+/// What is said of nodes, by their names.
+fn by_name<'a>(p: &'a Prepared, said: impl Fn(NodeId) -> Option<&'a str>) -> BTreeMap<String, String> {
+    let g = &p.program.graph;
+    g.nodes().filter_map(|n| Some((g.node(n).name.to_string(), said(n)?.to_string()))).collect()
 }
 
 fn site_table(p: &Prepared, params: &[Option<QParams>]) -> Vec<SiteParams> {

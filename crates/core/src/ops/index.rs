@@ -174,6 +174,9 @@ fn embedding_bag(c: &Call<'_>) -> Types {
 fn quantized_embedding(c: &Call<'_>, per_byte: i64) -> Types {
     let (w, i) = (c.tensor(0)?, c.tensor(5)?);
     let [_, width] = &w.shape[..] else { return c.error(format!("weight is {w}; it should have two dimensions")) };
+    if !matches!(w.dtype, DType::I8 | DType::U8) {
+        return c.error(format!("weight is {w}; it should hold bytes"));
+    }
     let dtype = c.opt_dtype(6).unwrap_or(c.tensor(1)?.dtype);
     one(dtype, i.shape.iter().cloned().chain([width.clone() * per_byte]).collect())
 }

@@ -34,7 +34,14 @@ impl Pass for DuplicateDequantize {
 fn shared(program: &Program, n: NodeId) -> Option<(NodeId, Vec<Use>)> {
     let g = &program.graph;
     let node = g.node(n);
-    if ![&ops::DEQUANTIZE_PER_TENSOR, &ops::DEQUANTIZE_PER_CHANNEL].contains(&node.op()) {
+    let constant = || node.operands().next().is_some_and(|q| program.frozen(q).is_some());
+    let known = match node.op() {
+        op if *op == ops::DEQUANTIZE_PER_TENSOR || *op == ops::DEQUANTIZE_PER_CHANNEL => true,
+        // Those of values quantized at run time belong to what chooses their parameters.
+        op if *op == ops::DEQUANTIZE_AFFINE || *op == ops::DEQUANTIZE_PER_CHANNEL_GROUP => constant(),
+        _ => false,
+    };
+    if !known {
         return None;
     }
     let v = node.output();

@@ -62,6 +62,8 @@ pub struct Annotations {
     unshared: BTreeSet<NodeId>,
     /// Why a node was left in floating point, where a rule knows.
     reasons: BTreeMap<NodeId, String>,
+    /// Why a node is quantized in another way than it was configured.
+    remarks: BTreeMap<NodeId, String>,
     rule: Arc<str>,
 }
 
@@ -142,6 +144,16 @@ impl Annotations {
     /// Why a node stays in floating point.
     pub fn reason(&self, n: NodeId) -> Option<&str> {
         self.reasons.get(&n).map(|r| &**r)
+    }
+
+    /// Says why a node is quantized in another way than it was configured: in more bits, say.
+    pub fn remark(&mut self, n: NodeId, why: impl Into<String>) {
+        self.remarks.insert(n, why.into());
+    }
+
+    /// Why a node is quantized in another way than it was configured.
+    pub fn remarked(&self, n: NodeId) -> Option<&str> {
+        self.remarks.get(&n).map(|r| &**r)
     }
 
     /// An error about a site.

@@ -68,6 +68,8 @@ impl QRange {
     pub const UINT8: QRange = QRange { dtype: DType::U8, min: 0, max: 255 };
     /// −8 to 7 in int8.
     pub const INT4: QRange = QRange { dtype: DType::I8, min: -8, max: 7 };
+    /// −2 to 1 in int8.
+    pub const INT2: QRange = QRange { dtype: DType::I8, min: -2, max: 1 };
     /// −32768 to 32767 in int16.
     pub const INT16: QRange = QRange { dtype: DType::I16, min: -32768, max: 32767 };
     /// 0 to 65535 in uint16.

@@ -3,6 +3,7 @@
 use super::annotations::Site;
 use super::blocks::Blocks;
 use super::scheme::{Granularity, Mapping, ParamTypes, QParams, QRange, QScheme};
+use crate::dtype::DType;
 use crate::ir::{NodeWriter, ValueId};
 use crate::ops::InferError;
 use ndarray::ArrayViewD;
@@ -113,6 +114,15 @@ impl QuantSpec {
     pub fn eps(mut self, eps: f64) -> Self {
         self.eps = eps;
         self
+    }
+
+    /// The integers, parameters and arithmetic that torchao's weight tensors and dynamic activations share
+    /// (`IntxUnpackedToInt8Tensor`): blocks with scales of the values' type, int8 zero points, and no least scale but the
+    /// least normal number.
+    pub fn intx(range: QRange, mapping: Mapping, observer: ObserverKind, blocks: Blocks) -> Self {
+        let types = ParamTypes { scale: None, zero_point: Some(DType::I8) };
+        let spec = Self::new(range, mapping, observer).blocks(blocks).eps(f64::from(f32::MIN_POSITIVE));
+        QuantSpec { types, ..spec }
     }
 
     /// Parameters chosen at run time.

@@ -18,6 +18,8 @@ pub struct OpConfig {
     pub weight: Option<Spec>,
     /// Biases.
     pub bias: Option<Spec>,
+    /// What to take instead for operators that a rule refuses this configuration: 8 bits where 4 do not fit, say.
+    pub otherwise: Option<Arc<OpConfig>>,
 }
 
 impl OpConfig {
@@ -34,12 +36,13 @@ impl OpConfig {
             output_activation: Some(activation),
             weight: Some(weight.into()),
             bias: None,
+            otherwise: None,
         }
     }
 
     /// Whether nothing is quantized.
     pub fn is_float(&self) -> bool {
-        let OpConfig { input_activation, output_activation, weight, bias } = self;
+        let OpConfig { input_activation, output_activation, weight, bias, otherwise: _ } = self;
         [input_activation, output_activation, weight, bias].iter().all(|s| s.is_none())
     }
 

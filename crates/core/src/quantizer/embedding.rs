@@ -1,9 +1,11 @@
 //! [`EmbeddingQuantizer`]: tables of embeddings as integers.
 
 use super::{NodeFilter, Quantizer};
-use crate::ir::Program;
+use crate::ir::{NodeId, Program};
 use crate::ops;
-use crate::quant::{Annotations, Mapping, ObserverKind, QRange, QuantError, QuantSpec, Site};
+use crate::quant::{
+    Annotations, Blocks, Granularity, Mapping, ObserverKind, QRange, QuantError, QuantSpec, Site,
+};
 use std::fmt;
 
 /// Quantizes the weights of embeddings and nothing else.
@@ -29,9 +31,32 @@ impl Default for EmbeddingQuantizer {
 }
 
 impl EmbeddingQuantizer {
-    /// With another spec: 4 or 2 bits, by row or by group.
+    /// With another spec.
     pub fn new(spec: QuantSpec) -> Self {
         EmbeddingQuantizer { spec, filters: vec![] }
+    }
+
+    /// As torchao's `IntxWeightOnlyConfig`, in the forms that ExecuTorch has kernels for: integers of 8, 4 or 2 bits
+    /// ([`QRange::INT8`], [`QRange::INT4`], [`QRange::INT2`]), symmetric or affine, with a scale and zero point for each
+    /// row, or for each run of `group` elements of a row.
+    pub fn intx(range: QRange, mapping: Mapping, group: Option<u32>) -> Self {
+        let blocks = group.map_or(Blocks::Token, Blocks::Group);
+        Self::new(QuantSpec::intx(range, mapping, ObserverKind::MinMax, blocks))
+    }
+
+    /// Why the rows of a table cannot be cut and packed as the spec says.
+    fn misfit(&self, program: &Program, n: NodeId) -> Option<String> {
+        let row = program.graph.ty(program.graph.node(n).operands().next()?).shape.last()?.known()?;
+        if let Granularity::Blocks(Blocks::Group(size)) = self.spec.scheme.granularity
+            && row % i64::from(size) != 0
+        {
+            return Some(format!("its rows of {row} are no multiple of the group of {size}"));
+        }
+        let range = self.spec.range;
+        let a_byte = [(QRange::INT4, 2), (QRange::INT2, 4)].into_iter().find(|(r, _)| *r == range);
+        a_byte
+            .filter(|(_, count)| row % count != 0)
+            .map(|(_, count)| format!("its rows of {row} do not fill bytes of {count} integers"))
     }
 }
 
@@ -43,7 +68,8 @@ impl Quantizer for EmbeddingQuantizer {
             if out.is_claimed(n) {
                 continue;
             }
-            match self.filters.iter().find_map(|f| f(program, n).err()) {
+            let filtered = || self.filters.iter().find_map(|f| f(program, n).err());
+            match filtered().or_else(|| self.misfit(program, n)) {
                 Some(why) => out.leave(n, why),
                 None => {
                     out.set(Site::input(n, 0), Some(self.spec.clone().into()));

@@ -20,7 +20,8 @@ pub struct Rule {
     pub chain: &'static [&'static [&'static OpDef]],
     /// Whether dynamic configurations use it too.
     pub dynamic: bool,
-    /// Annotates a match, or says why it cannot; a later rule may then take the nodes.
+    /// Annotates a match, or says why it cannot, before it annotates anything; the configuration's alternative is tried
+    /// then, and later rules.
     pub annotate: fn(&Match<'_>, &OpConfig, &mut Annotations) -> Result<(), String>,
 }
 
@@ -251,6 +252,23 @@ impl RuleQuantizer {
     }
 }
 
+/// Annotates a match with the first of a configuration and its alternatives that the rule does not refuse.
+fn annotate(rule: &Rule, m: &Match<'_>, config: &OpConfig, out: &mut Annotations) -> Result<(), String> {
+    let refused = match (rule.annotate)(m, config, out) {
+        Ok(()) => return Ok(()),
+        Err(why) => why,
+    };
+    let mut next = &config.otherwise;
+    while let Some(config) = next {
+        if (rule.annotate)(m, config, out).is_ok() {
+            out.remark(m.first(), refused);
+            return Ok(());
+        }
+        next = &config.otherwise;
+    }
+    Err(refused)
+}
+
 /// The nodes that a rule's chain matches from `first` on.
 fn follow(program: &Program, rule: &Rule, first: NodeId) -> Option<Vec<NodeId>> {
     let g = &program.graph;
@@ -313,7 +331,7 @@ impl Quantizer for RuleQuantizer {
                         out.leave(first, why);
                         continue;
                     }
-                    match (rule.annotate)(&Match { program, nodes: &nodes }, &setting.config, out) {
+                    match annotate(rule, &Match { program, nodes: &nodes }, &setting.config, out) {
                         Ok(()) => out.claim(&nodes),
                         Err(why) => out.leave(first, why),
                     }
@@ -403,6 +421,29 @@ mod tests {
         }
         out.set(m.output(), how.output_activation.clone());
         Ok(())
+    }
+
+    #[test]
+    fn what_a_rule_refuses_is_done_otherwise() {
+        let p = net();
+        fn only(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Result<(), String> {
+            match how.is_dynamic() {
+                true => Err("not while running".to_string()),
+                false => linear(m, how, out),
+            }
+        }
+        static ONLY: &[Rule] =
+            &[Rule { name: "linear", chain: &[&[&ops::LINEAR]], dynamic: true, annotate: only }];
+        let config = OpConfig { otherwise: Some(Arc::new(int8())), ..dynamic() };
+        let mut out = Annotations::default();
+        RuleQuantizer::new(ONLY, config).annotate(&p, &mut out).unwrap();
+        let name = |n: NodeId| p.graph.node(n).name.to_string();
+        let remarks: Vec<_> = p.graph.nodes().filter_map(|n| Some((name(n), out.remarked(n)?))).collect();
+        let why = "not while running";
+        assert_eq!(remarks, [("a".to_string(), why), ("b".to_string(), why)]);
+        // Refused either way: the first reason counts.
+        let c = p.graph.nodes().find(|&n| name(n) == "c").unwrap();
+        assert_eq!((out.is_claimed(c), out.reason(c)), (false, Some(why)));
     }
 
     fn int8() -> OpConfig {

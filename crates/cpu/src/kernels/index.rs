@@ -303,19 +303,20 @@ fn quantized_embedding(c: &KernelCall<'_>, out: &mut TensorMut<'_>, per_byte: us
     let scales = s.as_vec::<f32>();
     let width = w.shape[1] * per_byte;
     let groups = s.numel() / w.shape[0].max(1);
-    let raw = w.as_vec::<i64>();
+    let (raw, signed) = (w.bytes, w.dtype == DType::I8);
     let bits = 8 / per_byte;
     let mut rows = Vec::with_capacity(i.numel() * width);
     for &r in i.as_vec::<i64>().iter() {
         let r = index_in(r, w.shape[0])?;
         for j in 0..width {
             let g = r * groups + j * groups / width;
+            let byte = raw[r * w.shape[1] + j / per_byte];
             let q = if per_byte == 1 {
-                raw[r * w.shape[1] + j]
+                if signed { i32::from(byte as i8) } else { i32::from(byte) }
             } else {
                 // Packed with an offset of half the range; the first number of two lies in the high half, of four in
                 // the low bits.
-                let byte = raw[r * w.shape[1] + j / per_byte] & 0xff;
+                let byte = i32::from(byte);
                 let k = if per_byte == 2 { 1 - j % 2 } else { j % 4 };
                 ((byte >> (k * bits)) & ((1 << bits) - 1)) - (1 << (bits - 1))
             };
