@@ -3,6 +3,7 @@
 mod cases;
 mod decompose;
 mod flow;
+mod intx;
 mod observers;
 mod op_calls;
 mod pt2e;

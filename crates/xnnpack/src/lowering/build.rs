@@ -320,7 +320,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Stores data under a key made of its contents; equal data is stored once.
-    fn data(&mut self, bytes: Vec<u8>) -> u32 {
+    pub fn data(&mut self, bytes: Vec<u8>) -> u32 {
         // 128 bits of the hash: the key is stored in the blob and in the program.
         let hash = Sha256::digest(&bytes);
         let key: String = hash.iter().take(16).map(|b| format!("{b:02x}")).collect();

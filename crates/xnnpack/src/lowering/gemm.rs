@@ -4,8 +4,9 @@ use super::build::{Builder, Emit, Exit, float_bytes, permuted};
 use super::quant::{Dequantized, dequantized, exit};
 use super::weight::{self, Scales, Weight, as_floats, check_requantization, int32_bias};
 use crate::subgraph::{Datatype, NO_VALUE, Quant};
+use lowbit_core::SymInt;
 use lowbit_core::dtype::DType;
-use lowbit_core::ir::{Arg, NodeId, Program, ValueId};
+use lowbit_core::ir::{Arg, Node, NodeId, Program, ValueId};
 use lowbit_core::ops;
 use lowbit_core::ops::views;
 
@@ -37,6 +38,8 @@ pub struct Layer {
     pub input: ValueId,
     /// Its weight.
     pub weight: Weight,
+    /// Its weight is stored in 4 bits, as a matrix.
+    pub four_bits: bool,
     /// The value that is its weight, as a float.
     pub weight_value: ValueId,
     /// Its bias.
@@ -50,12 +53,38 @@ pub struct Layer {
 /// What a kind of layer can do.
 #[derive(Copy, Clone, Debug)]
 pub struct Abilities {
-    /// Inputs quantized while running.
-    pub dynamic: bool,
+    /// Inputs quantized while running, and what shares a range then.
+    pub dynamic: Option<Share>,
+    /// Weights of 4 bits, and those with a scale a group, when the input is quantized while running.
+    pub four_bits: bool,
     /// Float inputs with integer weights.
     pub weight_only: bool,
     /// The axis of the weight whose indices may have scales of their own.
     pub channel_axis: Option<usize>,
+}
+
+/// What shares a range when a layer's input is quantized while running.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// A line along the last dimension.
+    Row,
+    /// A line along dimension 1.
+    Pixel,
+    /// An index of dimension 0.
+    Image,
+}
+
+impl Share {
+    /// Whether these are the sizes of what shares a range in a tensor of this shape.
+    fn is_block(self, block: &[SymInt], shape: &[SymInt]) -> bool {
+        let whole = |d: usize| match self {
+            Share::Row => d + 1 == shape.len(),
+            Share::Pixel => d == 1,
+            Share::Image => d > 0,
+        };
+        let sizes = shape.iter().enumerate().map(|(d, n)| if whole(d) { n.clone() } else { 1.into() });
+        block.len() == shape.len() && sizes.zip(block).all(|(n, b)| n == *b)
+    }
 }
 
 impl Layer {
@@ -75,6 +104,7 @@ impl Layer {
                 form: Form::Float,
                 input,
                 weight: weight.clone(),
+                four_bits: false,
                 weight_value,
                 bias,
                 exit,
@@ -82,9 +112,17 @@ impl Layer {
             }
         };
         let Weight::Int8 { node: dequantize, scales, range, .. } = &weight else { return Ok(float(vec![])) };
+        let running = quantized_while_running(program, input);
+        // Rows of an odd number of integers lie as padded to bytes for some of XNNPACK's kernels, and packed for others.
+        let inputs = program.graph.ty(weight_value).shape.get(1).and_then(SymInt::known);
+        let even = inputs.is_some_and(|k| k % 2 == 0);
+        let four_bits = abilities.four_bits && running.is_some() && *range == (-8, 7) && even;
         let axis_fits = match scales {
             Scales::Tensor(_) => true,
             Scales::Channel { axis, .. } => Some(*axis) == abilities.channel_axis,
+            Scales::Group { size, scales } => {
+                four_bits && size % 32 == 0 && weight::bf16_scales(scales).is_ok()
+            }
         };
         // Falls back on floats: the weight is dequantized beforehand, q/dq around the layer become conversions.
         let fallback = float(vec![*dequantize]);
@@ -104,17 +142,20 @@ impl Layer {
             let along = [d.node, *dequantize].into_iter().chain(exit.activation).chain([q]).collect();
             return Ok(Layer { form: Form::Static { input: d }, input: d.int8, exit, along, ..fallback });
         }
-        if let Some((quantize, mut along, x)) = quantized_while_running(program, input) {
-            if !abilities.dynamic {
+        if let Some(Running { quantize, mut along, input: x, block }) = running {
+            let Some(share) = abilities.dynamic else {
                 return Err("XNNPACK has no such layer whose input is quantized while running".into());
+            };
+            if block.is_some_and(|b| !share.is_block(&b, &program.graph.ty(x).shape)) {
+                return Err("XNNPACK quantizes the inputs of such a layer with other ranges".into());
             }
-            if !matches!(scales, Scales::Channel { .. }) {
+            if matches!(scales, Scales::Tensor(_)) {
                 return Err(
                     "XNNPACK quantizes inputs while running only if weights have a scale a channel".into()
                 );
             }
             along.extend(fallback.along.iter().copied());
-            return Ok(Layer { form: Form::Dynamic { quantize }, input: x, along, ..fallback });
+            return Ok(Layer { form: Form::Dynamic { quantize }, input: x, four_bits, along, ..fallback });
         }
         let f32_only = program.graph.ty(input).dtype == DType::F32;
         if abilities.weight_only && f32_only && matches!(scales, Scales::Channel { .. }) {
@@ -152,8 +193,7 @@ impl Layer {
         moved: impl Fn(&[u8], &[usize], usize) -> Vec<u8>,
     ) -> Emit<u32> {
         let channel_dim = i32::try_from(channel_dim).expect("few dimensions");
-        if let (Weight::Int8 { value, scales, range, .. }, false) =
-            (&self.weight, matches!(self.form, Form::Float))
+        if let (Weight::Int8 { value, scales, .. }, false) = (&self.weight, matches!(self.form, Form::Float))
         {
             let t = b.part.frozen(*value).ok_or("its weight is not constant")?;
             let data = moved(t.bytes(), t.shape(), 1);
@@ -161,12 +201,20 @@ impl Layer {
                 Scales::Tensor(scale) => (Datatype::Qint8, Quant::PerTensor { scale: *scale, zero_point: 0 }),
                 Scales::Channel { scales, .. } => {
                     let quant = Quant::PerChannel { scales: scales.clone(), channel_dim };
-                    let four_bits = *range == (-8, 7) && matches!(self.form, Form::Dynamic { .. });
-                    if four_bits && dims.len() == 2 {
-                        let data = nibbles(&data, dims[1] as usize);
-                        return Ok(b.literal(Datatype::Qcint4, dims, Some(quant), data));
+                    if self.four_bits {
+                        return Ok(b.literal(Datatype::Qcint4, dims, Some(quant), nibbles(&data)));
                     }
                     (Datatype::Qcint8, quant)
+                }
+                Scales::Group { size, scales } => {
+                    let count = |n: usize| u32::try_from(n).map_err(|_| "its weight is too large");
+                    let num_scales = count(scales.len())?;
+                    let scales = weight::bf16_scales(scales)?;
+                    let scale_constant = b.data(bytemuck::cast_slice(&scales).to_vec());
+                    let group_size = i32::try_from(*size).map_err(|_| "its groups are too large")?;
+                    let quant =
+                        Quant::PerChannelGroup { scale_constant, num_scales, channel_dim, group_size };
+                    return Ok(b.literal(Datatype::Qbint4, dims, Some(quant), nibbles(&data)));
                 }
             };
             return Ok(b.literal(datatype, dims, Some(quant), data));
@@ -199,6 +247,7 @@ impl Layer {
                     Some(Quant::PerChannel { scales, channel_dim: 0 }),
                     data,
                 ),
+                Scales::Group { .. } => return Err("a layer of integers has no groups".into()),
             });
         }
         let dtype = if half && matches!(self.form, Form::Float) { t.dtype() } else { DType::F32 };
@@ -224,41 +273,74 @@ impl Layer {
     }
 }
 
-/// What `v` is dequantized from when that was quantized with parameters chosen while running: the quantize node, all
-/// nodes of the chain, and the float.
-fn quantized_while_running(program: &Program, v: ValueId) -> Option<(NodeId, Vec<NodeId>, ValueId)> {
-    let g = &program.graph;
-    let dq = g.producer(v)?;
-    if *g.node(dq).op() != ops::DEQUANTIZE_PER_TENSOR_TENSOR {
-        return None;
-    }
-    let q = g.producer(views::value(g.node(dq).arg(0))?)?;
-    let choose = g.producer(views::value(g.node(q).arg(1))?)?;
-    let (quantize, chooser) = (g.node(q), g.node(choose));
-    if *quantize.op() != ops::QUANTIZE_PER_TENSOR_TENSOR || *chooser.op() != ops::CHOOSE_QPARAMS {
-        return None;
-    }
-    let x = views::value(quantize.arg(0))?;
-    // The runtime chooses as this operator does: from −128 to 127, with the data's own minimum and maximum.
-    let whole = |n: &lowbit_core::ir::Node, lo: usize| {
-        (views::int(n.arg(lo)), views::int(n.arg(lo + 1))) == (Some(-128), Some(127))
-    };
-    let int8 = *quantize.arg(5) == Arg::DType(DType::I8);
-    let same = views::value(chooser.arg(0)) == Some(x)
-        && views::value(quantize.arg(2)) == chooser.outputs().get(1).copied();
-    (whole(quantize, 3) && whole(chooser, 1) && int8 && same).then(|| (q, vec![dq, q, choose], x))
+/// A value that is quantized with parameters chosen while running, and dequantized.
+struct Running {
+    quantize: NodeId,
+    /// All nodes of the chain.
+    along: Vec<NodeId>,
+    /// The float that is quantized.
+    input: ValueId,
+    /// The sizes of what shares a range, where the program says more than "all of it".
+    block: Option<Vec<SymInt>>,
 }
 
-/// Two 4-bit integers to a byte, the first in the low half, each plus 8; rows of an odd length get a 0 at the end.
-fn nibbles(data: &[u8], row: usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(data.len().div_ceil(2));
-    for r in data.chunks(row.max(1)) {
-        for pair in r.chunks(2) {
-            let half = |i: usize| pair.get(i).map_or(8, |&q| (q as i8 + 8) as u8 & 15);
-            out.push(half(0) | half(1) << 4);
-        }
+/// What `v` is dequantized from when that was quantized with parameters chosen while running.
+fn quantized_while_running(program: &Program, v: ValueId) -> Option<Running> {
+    let g = &program.graph;
+    let dq = g.producer(v)?;
+    let by_blocks = match g.node(dq).op() {
+        op if *op == ops::DEQUANTIZE_PER_TENSOR_TENSOR => false,
+        op if *op == ops::DEQUANTIZE_AFFINE => true,
+        _ => return None,
+    };
+    // Where block sizes, scale, zero point and range are, in a (de)quantize; and the range and type in what chooses.
+    let [scale, zero, dtype, min] = if by_blocks { [2, 3, 4, 5] } else { [1, 2, 5, 3] };
+    let [chosen_min, chosen_dtype] = if by_blocks { [4, 3] } else { [1, 4] };
+    let q = g.producer(views::value(g.node(dq).arg(0))?)?;
+    let choose = g.producer(views::value(g.node(q).arg(scale))?)?;
+    let (dequantize, quantize, chooser) = (g.node(dq), g.node(q), g.node(choose));
+    let ops = match by_blocks {
+        true => [&ops::QUANTIZE_AFFINE, &ops::CHOOSE_QPARAMS_AFFINE],
+        false => [&ops::QUANTIZE_PER_TENSOR_TENSOR, &ops::CHOOSE_QPARAMS],
+    };
+    if [quantize.op(), chooser.op()] != ops {
+        return None;
     }
-    out
+    let input = views::value(quantize.arg(0))?;
+    // The runtime chooses as these operators do: from −128 to 127, with the data's own minimum and maximum.
+    let int8 = |n: &Node, dtype: usize, lo: usize| {
+        let bound = |i: usize, of_type: i64| match n.arg(i) {
+            Arg::None => Some(of_type),
+            arg => views::int(arg),
+        };
+        *n.arg(dtype) == Arg::DType(DType::I8)
+            && (bound(lo, -128), bound(lo + 1, 127)) == (Some(-128), Some(127))
+    };
+    let whole =
+        int8(dequantize, dtype, min) && int8(quantize, dtype, min) && int8(chooser, chosen_dtype, chosen_min);
+    let parameters = |n: &Node| [scale, zero].map(|i| views::value(n.arg(i)));
+    let same = views::value(chooser.arg(0)) == Some(input)
+        && parameters(quantize) == [0, 1].map(|i| chooser.outputs().get(i).copied())
+        && parameters(dequantize) == parameters(quantize);
+    let block = match by_blocks {
+        true => {
+            let same = *chooser.arg(2) == *quantize.arg(1) && *chooser.arg(2) == *dequantize.arg(1);
+            let affine = *chooser.arg(1) == Arg::from("ASYMMETRIC");
+            let Arg::Ints(block) = chooser.arg(2) else { return None };
+            if !same || !affine {
+                return None;
+            }
+            Some(block.clone())
+        }
+        false => None,
+    };
+    (whole && same).then(|| Running { quantize: q, along: vec![dq, q, choose], input, block })
+}
+
+/// Two 4-bit integers to a byte, the first in the low half, each plus 8.
+fn nibbles(data: &[u8]) -> Vec<u8> {
+    let half = |q: u8| (q as i8 + 8) as u8 & 15;
+    data.chunks(2).map(|pair| pair.iter().rev().fold(0, |byte, &q| byte << 4 | half(q))).collect()
 }
 
 #[cfg(test)]
@@ -266,6 +348,6 @@ mod tests {
     #[test]
     fn nibbles_are_offset_by_eight() {
         let x: Vec<u8> = [-8i8, 7, 0, 1, -1, 3].iter().map(|&x| x as u8).collect();
-        assert_eq!(super::nibbles(&x, 3), [0xf0, 0x88, 0x79, 0x8b]);
+        assert_eq!(super::nibbles(&x), [0xf0, 0x98, 0xb7]);
     }
 }

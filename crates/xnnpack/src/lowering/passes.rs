@@ -4,7 +4,7 @@ use super::emit;
 use lowbit_core::ir::{Arg, NodeId, Program};
 use lowbit_core::ops::{self, OpDef, views};
 use lowbit_core::passes::{
-    Decompose, DuplicateDequantize, FoldBatchNorm, FoldMoves, Pipeline, Recompose, decompose,
+    Decompose, DuplicateDequantize, FoldBatchNorm, FoldMoves, PackEmbeddings, Pipeline, Recompose, decompose,
 };
 
 /// Brings a program, in whichever form it was saved, into operators that XNNPACK has.
@@ -14,6 +14,7 @@ pub fn pipeline() -> Pipeline {
         .then(FoldBatchNorm)
         .then(Decompose { keep })
         .then(FoldMoves)
+        .then(PackEmbeddings)
         .then(DuplicateDequantize)
 }
 

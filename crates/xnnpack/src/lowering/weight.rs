@@ -1,10 +1,10 @@
 //! Weights and biases: constants, as floats or as the integers that convert made of them.
 
 use super::quant::{QParams, qparams};
+use half::bf16;
 use lowbit_core::dtype::DType;
 use lowbit_core::ir::{Arg, NodeId, Program, ValueId};
-use lowbit_core::ops;
-use lowbit_core::ops::views;
+use lowbit_core::ops::{self, OpDef, views};
 use lowbit_core::tensor::Tensor;
 
 /// A constant weight.
@@ -35,6 +35,13 @@ pub enum Scales {
         /// The axis.
         axis: usize,
         /// The scales.
+        scales: Vec<f32>,
+    },
+    /// One for each run of `size` inputs of an output channel; inputs are on axis 1, and all other axes have size 1.
+    Group {
+        /// Inputs in a group.
+        size: usize,
+        /// The scales, by channel.
         scales: Vec<f32>,
     },
 }
@@ -74,7 +81,74 @@ pub fn weight(program: &Program, v: ValueId) -> Result<Weight, String> {
         let scales = Scales::Channel { axis, scales };
         return Ok(Weight::Int8 { node: n, value: value.ok_or_else(computed)?, scales, range });
     }
+    if BY_BLOCKS.contains(&node.op()) {
+        let value = value.ok_or_else(computed)?;
+        let (scales, range) = groups(program, n)?;
+        return Ok(Weight::Int8 { node: n, value, scales, range });
+    }
     Err(computed())
+}
+
+/// Scales and range of a dequantize by blocks: groups of inputs, or whole channels.
+fn groups(program: &Program, n: NodeId) -> Result<(Scales, (i64, i64)), String> {
+    let node = program.graph.node(n);
+    let shape = node.operands().next().and_then(|v| program.graph.ty(v).known_shape()).unwrap_or_default();
+    let &[rows, width, ..] = &shape[..] else { return Err("its weight is no matrix".into()) };
+    // Where scales, zero points, element type and range are.
+    let (block, [scales, zeros, dtype, min]) = match node.op() {
+        op if *op == ops::DEQUANTIZE_AFFINE => (views::ints(node.arg(1)), [2, 3, 4, 5]),
+        _ => (views::int(node.arg(6)).map(|size| vec![1, size]), [1, 2, 5, 3]),
+    };
+    let block: Option<Vec<usize>> =
+        block.and_then(|b| b.into_iter().map(|n| usize::try_from(n).ok()).collect());
+    let block = block.filter(|b| b.len() == shape.len()).ok_or("its weight's blocks have another shape")?;
+    if *node.arg(dtype) != Arg::DType(DType::I8) {
+        return Err("its weight is not int8".into());
+    }
+    let parameter = |i: usize| match views::value(node.arg(i)) {
+        Some(v) => program.frozen(v).map(Some).ok_or("its weight's parameters are computed"),
+        None => Ok(None),
+    };
+    let scales = parameter(scales)?.ok_or("its weight has no scales")?.to_f32().into_owned();
+    if parameter(zeros)?.is_some_and(|z| z.to_f64().iter().any(|&z| z != 0.0)) {
+        return Err(ZERO_POINTS.into());
+    }
+    check_scales(&scales)?;
+    let bound = |i: usize, of_type: i64| views::int(node.arg(i)).unwrap_or(of_type);
+    let range = (bound(min, -128), bound(min + 1, 127));
+    let group = block[1];
+    if block[0] == 1 && block[1..] == shape[1..] && scales.len() == rows {
+        return Ok((Scales::Channel { axis: 0, scales }, range));
+    }
+    let whole = group > 0 && width % group == 0 && scales.len() == rows * (width / group);
+    if block[0] != 1 || !whole || shape[2..].iter().chain(&block[2..]).any(|&n| n != 1) {
+        return Err("its weight's blocks are no groups of inputs".into());
+    }
+    Ok((Scales::Group { size: group, scales }, range))
+}
+
+/// Dequantizes that have a scale for each of several parts of a channel.
+static BY_BLOCKS: &[&OpDef] = &[&ops::DEQUANTIZE_AFFINE, &ops::DEQUANTIZE_PER_CHANNEL_GROUP];
+
+const ZERO_POINTS: &str = "its weight has zero points other than 0, which XNNPACK does not take";
+
+fn check_scales(scales: &[f32]) -> Result<(), String> {
+    match scales.iter().any(|s| !s.is_normal() || *s <= 0.0) {
+        true => Err("its weight has a scale that is no normal positive number".into()),
+        false => Ok(()),
+    }
+}
+
+/// Scales as XNNPACK stores those of groups: the nearest numbers of 16 bits.
+///
+/// # Errors
+/// When one is too large.
+pub fn bf16_scales(scales: &[f32]) -> Result<Vec<bf16>, String> {
+    let rounded: Vec<bf16> = scales.iter().map(|&s| bf16::from_f32(s)).collect();
+    match rounded.iter().all(|s| s.is_normal()) {
+        true => Ok(rounded),
+        false => Err("its weight has a scale that bf16 cannot hold".into()),
+    }
 }
 
 type Channels = (usize, Vec<f32>, (i64, i64));
@@ -91,11 +165,9 @@ fn channels(program: &Program, n: NodeId) -> Result<Channels, String> {
     if let Some(z) = view.zero_points
         && constant(z)?.to_f64().iter().any(|&z| z != 0.0)
     {
-        return Err("its weight has zero points other than 0, which XNNPACK does not take".into());
+        return Err(ZERO_POINTS.into());
     }
-    if scales.iter().any(|s| !s.is_normal() || *s <= 0.0) {
-        return Err("its weight has a scale that is no normal positive number".into());
-    }
+    check_scales(&scales)?;
     let axis = usize::try_from(view.axis).map_err(|_| "its weight's axis counts from the back")?;
     Ok((axis, scales, (view.quant_min, view.quant_max)))
 }
@@ -121,7 +193,16 @@ pub fn as_floats(program: &Program, v: ValueId) -> Option<(Vec<usize>, Vec<f32>)
         let real = q.iter().enumerate().map(|(i, &q)| f32::from(q) * scales[i / inner % scales.len()]);
         return Some((shape, real.collect()));
     }
-    None
+    if !BY_BLOCKS.contains(&g.node(n).op()) {
+        return None;
+    }
+    let (scales, run) = match groups(program, n).ok()?.0 {
+        Scales::Group { size, scales } => (scales, size),
+        Scales::Channel { scales, .. } => (scales, shape.get(1..)?.iter().product()),
+        Scales::Tensor(_) => return None,
+    };
+    let real = q.iter().enumerate().map(|(i, &q)| f32::from(q) * scales[i / run]);
+    Some((shape, real.collect()))
 }
 
 /// A bias: a constant of one number a channel, or none.
@@ -149,6 +230,7 @@ pub fn int32_bias(bias: &Tensor, input_scale: f32, scales: &Scales) -> Result<(V
             let s: Vec<f32> = scales.iter().map(|&s| of(s)).collect();
             (s.clone(), Scales::Channel { axis: 0, scales: s })
         }
+        Scales::Group { .. } => return Err("a layer of integers has no groups".into()),
     };
     let mut out = Vec::with_capacity(bias.numel());
     for (i, &b) in bias.to_f32().iter().enumerate() {
@@ -169,7 +251,7 @@ pub fn int32_bias(bias: &Tensor, input_scale: f32, scales: &Scales) -> Result<(V
 pub fn check_requantization(input: f32, scales: &Scales, output: f32) -> Result<(), String> {
     let list = match scales {
         Scales::Tensor(s) => std::slice::from_ref(s),
-        Scales::Channel { scales, .. } => &scales[..],
+        Scales::Channel { scales, .. } | Scales::Group { scales, .. } => &scales[..],
     };
     for s in list {
         let factor = input * s / output;

@@ -1,10 +1,14 @@
 //! The quantizer: which tensors XNNPACK takes as integers, and how.
 
 mod config;
+mod options;
 mod rounding;
 mod rules;
 
-pub use config::{DYNAMIC, RECIPES, STATIC, Symmetric, range, recipe};
+pub use config::{
+    DYNAMIC, INT4_CHANNEL, INT4_GROUP, RECIPES, STATIC, Scales, Symmetric, group_size, range, recipe,
+};
+pub use options::{is_option, with_options};
 pub use rounding::{ROUNDING, ROUNDING_SHARES};
 pub use rules::{RULES, SHARES};
 
@@ -43,7 +47,7 @@ pub fn rounding() -> RuleQuantizer {
         let wholes = Pipeline::default().then(ProductsToLinear).then(Recompose);
         wholes.then(Decompose { keep }).then(ScalarsToTensors)
     }
-    let dynamic = Symmetric { per_channel: true, dynamic: true, ..Symmetric::default() };
+    let dynamic = Symmetric { scales: Scales::Channel, dynamic: true, ..Symmetric::default() };
     RuleQuantizer::unset(ROUNDING)
         .shares(ROUNDING_SHARES)
         .prepare(passes)

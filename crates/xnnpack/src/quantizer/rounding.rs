@@ -3,7 +3,7 @@
 
 use super::rules::{
     CAT, CONV, CONV_TRANSPOSE, LINEAR, Outcome, POOL, binary, cat, conv, conv_transpose, dynamic, layer,
-    pool, rule,
+    linear, pool, rule,
 };
 use lowbit_core::ir::{Program, ValueId};
 use lowbit_core::ops::{self, OpDef};
@@ -31,7 +31,7 @@ static UNARY: &[&OpDef] = &[
 /// Where XNNPACK rounds.
 pub static ROUNDING: &[Rule] = &[
     rule("linear_clamp", &[LINEAR, CLAMP], layer),
-    dynamic(rule("linear", &[LINEAR], layer)),
+    dynamic(rule("linear", &[LINEAR], linear)),
     rule("conv_clamp", &[CONV, CLAMP], layer),
     dynamic(rule("conv", &[CONV], conv)),
     rule("conv_transpose_clamp", &[CONV_TRANSPOSE, CLAMP], conv_transpose),

@@ -1,8 +1,9 @@
 //! The rules of ExecuTorch's quantizer. Order matters: the first one to take a node wins.
 
+use crate::lowering::is_fully_connected;
 use lowbit_core::ir::{Key, NodeId, Program, ValueId};
 use lowbit_core::ops::{self, OpDef};
-use lowbit_core::quant::{Annotations, Granularity, Site, Spec};
+use lowbit_core::quant::{Annotations, Blocks, Granularity, QRange, Site, Spec};
 use lowbit_core::quantizer::{Match, OpConfig, Rule};
 
 pub(super) type Outcome = Result<(), String>;
@@ -40,7 +41,7 @@ pub(super) const fn dynamic(rule: Rule) -> Rule {
 /// the longer chain comes first.
 pub static RULES: &[Rule] = &[
     rule("linear_relu", &[LINEAR, RELU], layer),
-    dynamic(rule("linear", &[LINEAR], layer)),
+    dynamic(rule("linear", &[LINEAR], linear)),
     rule("conv_relu", &[CONV, RELU], layer),
     dynamic(rule("conv", &[CONV], conv)),
     rule("conv_transpose_relu", &[CONV_TRANSPOSE, RELU], conv_transpose),
@@ -94,6 +95,12 @@ fn annotate_layer(m: &Match<'_>, how: &OpConfig, weight: Option<Spec>, out: &mut
     Ok(())
 }
 
+/// As [`layer`], for a linear layer: groups have to be whole.
+pub(super) fn linear(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
+    whole_groups(m, how)?;
+    layer(m, how, out)
+}
+
 pub(super) fn conv(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
     if how.is_dynamic() {
         only_plain_conv2d(m)?;
@@ -102,7 +109,70 @@ pub(super) fn conv(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outc
             return Err("XNNPACK has no depthwise convolution with ranges taken while running".into());
         }
     }
-    annotate_layer(m, how, how.weight.clone(), out)
+    if !is_fully_connected(m.program, m.first()) {
+        eight_bits(how)?;
+        return layer(m, how, out);
+    }
+    whole_groups(m, how)?;
+    // Rows are pixels here, and their elements lie along axis 1.
+    let mut how = how.clone();
+    for spec in [&mut how.input_activation, &mut how.weight] {
+        if let Some(Spec::Observed(spec)) = spec
+            && let Granularity::Blocks(blocks) = &mut spec.scheme.granularity
+        {
+            *blocks = match *blocks {
+                Blocks::Group(size) => Blocks::Sizes([1, size, 1, 1]),
+                Blocks::Token => Blocks::Row(1),
+                other => other,
+            };
+        }
+    }
+    layer(m, &how, out)
+}
+
+/// How many inputs of a channel share a scale.
+fn group(how: &OpConfig) -> Option<u32> {
+    match &how.weight {
+        Some(Spec::Observed(s)) => match s.scheme.granularity {
+            Granularity::Blocks(Blocks::Group(size)) => Some(size),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether weights are to be of 4 bits, and of 8 where XNNPACK would store them in 8.
+fn four_bits(how: &OpConfig) -> bool {
+    let four = matches!(&how.weight, Some(Spec::Observed(s)) if s.range == QRange::INT4);
+    four && (how.otherwise.is_some() || group(how).is_some())
+}
+
+/// Refuses inputs that cannot be cut into groups, or packed by twos: XNNPACK's kernels read odd rows in two ways.
+fn whole_groups(m: &Match<'_>, how: &OpConfig) -> Outcome {
+    let Some(inputs) = m.shape(1).and_then(|s| s.get(1).copied()).filter(|_| four_bits(how)) else {
+        return Ok(());
+    };
+    match group(how) {
+        Some(size) if inputs % size as usize != 0 => Err(format!(
+            "its {inputs} inputs are no multiple of the group of {size}; its weight takes 8 bits"
+        )),
+        None if inputs % 2 != 0 => {
+            Err(format!("its {inputs} inputs are an odd number; its weight takes 8 bits"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses weights of 4 bits where XNNPACK would store them in 8, if there is something better.
+fn eight_bits(how: &OpConfig) -> Outcome {
+    match four_bits(how) {
+        true => Err(
+            "XNNPACK has 4-bit weights for linear layers and pointwise convolutions only; its weight takes \
+                     8 bits"
+                .into(),
+        ),
+        false => Ok(()),
+    }
 }
 
 fn only_plain_conv2d(m: &Match<'_>) -> Outcome {
@@ -128,6 +198,7 @@ pub(super) fn conv_transpose(m: &Match<'_>, how: &OpConfig, out: &mut Annotation
     if how.is_dynamic() {
         only_plain_conv2d(m)?;
     }
+    eight_bits(how)?;
     let mut weight = how.weight.clone();
     if let Some(Spec::Observed(spec)) = &mut weight
         && let Granularity::Channel { axis } = &mut spec.scheme.granularity

@@ -2,10 +2,10 @@
 
 use super::{Builder, Emit, Row, check_values, int, ints, to_u32};
 use crate::lowering::build::permuted;
-use crate::lowering::gemm::{Abilities, Layer};
+use crate::lowering::gemm::{Abilities, Layer, Share};
 use crate::lowering::layout::Layout;
 use crate::lowering::quant::sole_reader;
-use crate::subgraph::{Conv, Op};
+use crate::subgraph::{Conv, FullyConnected, Op};
 use lowbit_core::ir::{Arg, NodeId, Program, ValueId};
 use lowbit_core::ops::{self, OpDef, views};
 
@@ -111,18 +111,6 @@ fn plan(program: &Program, n: NodeId) -> Result<Plan, String> {
         false => (shape[1], shape[0] / groups.max(1)),
     };
     let depthwise = inputs == 1 && groups > 1 && !transposed;
-    let abilities = Abilities {
-        dynamic: spatial == 2 && !depthwise && !(transposed && groups > 1),
-        weight_only: false,
-        channel_axis: match transposed {
-            true => (groups == 1).then_some(1),
-            false => Some(0),
-        },
-    };
-    let fully_connected = !transposed
-        && groups == 1
-        && (kernel, stride, padding) == ([1; 2], [1; 2], [0; 4])
-        && inputs + outputs > 2;
     let mut along = Vec::new();
     let mut input = x;
     if !transposed && let Some((pad, before, sides)) = absorbed_pad(program, x, spatial) {
@@ -130,6 +118,20 @@ fn plan(program: &Program, n: NodeId) -> Result<Plan, String> {
         input = before;
         along.push(pad);
     }
+    let fully_connected = !transposed
+        && groups == 1
+        && (kernel, stride, padding) == ([1; 2], [1; 2], [0; 4])
+        && inputs + outputs > 2;
+    let dynamic = spatial == 2 && !depthwise && !(transposed && groups > 1);
+    let abilities = Abilities {
+        dynamic: dynamic.then_some(if fully_connected { Share::Pixel } else { Share::Image }),
+        four_bits: fully_connected,
+        weight_only: false,
+        channel_axis: match transposed {
+            true => (groups == 1).then_some(1),
+            false => Some(0),
+        },
+    };
     let layer = Layer::of(program, n, input, abilities)?;
     along.extend(&layer.along);
     for x in [stride, dilation, kernel].iter().flatten() {
@@ -196,6 +198,16 @@ fn emit(b: &mut Builder<'_>, n: NodeId) -> Emit {
     let [kh, kw] = [to_u32(p.kernel[0])?, to_u32(p.kernel[1])?];
     let (groups, inputs, outputs) = (to_u32(p.groups)?, to_u32(p.inputs)?, to_u32(p.outputs)?);
     let all = groups * outputs;
+    if p.fully_connected && layer.four_bits {
+        // XNNPACK has no weights of 4 bits in convolutions. Pixels are rows here.
+        let filter = layer.filter(b, vec![outputs, inputs], &[0, 1], 0, false)?;
+        let bias = layer.bias(b, false)?;
+        let result = Layout::channels_last(b.ty(layer.exit.value), p.spatial);
+        let output = b.define(layer.exit.value, &result)?;
+        let linear = FullyConnected { input, filter, bias, output, flags: 0 };
+        b.push(Op::FullyConnected(linear), layer.exit.clamp);
+        return Ok(());
+    }
     // The weight is [out, in / groups, …], a transposed one [in, out / groups, …].
     let image: Vec<usize> = (2..2 + p.spatial).collect();
     let filter = if p.is_depthwise() {

@@ -1,7 +1,7 @@
 //! Matrix products: linear layers and products of computed tensors.
 
 use super::{Builder, Emit, Row, check_values, float, tensor};
-use crate::lowering::gemm::{Abilities, Layer};
+use crate::lowering::gemm::{Abilities, Layer, Share};
 use crate::lowering::layout::Layout;
 use crate::lowering::quant::exit;
 use crate::lowering::weight;
@@ -22,7 +22,8 @@ pub static ROWS: &[Row] = &[
 fn linear(program: &Program, n: NodeId) -> Result<Layer, String> {
     check_values(program, n)?;
     let x = tensor(program, n, 0)?;
-    let abilities = Abilities { dynamic: true, weight_only: true, channel_axis: Some(0) };
+    let abilities =
+        Abilities { dynamic: Some(Share::Row), four_bits: true, weight_only: true, channel_axis: Some(0) };
     Layer::of(program, n, x, abilities)
 }
 

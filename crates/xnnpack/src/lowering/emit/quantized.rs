@@ -19,8 +19,19 @@ pub static ROWS: &[Row] = &[
         emit: |_, _| Ok(()),
     },
     Row {
-        ops: &[&ops::CHOOSE_QPARAMS, &ops::QUANTIZE_PER_TENSOR_TENSOR, &ops::DEQUANTIZE_PER_TENSOR_TENSOR],
+        ops: &[
+            &ops::CHOOSE_QPARAMS,
+            &ops::QUANTIZE_PER_TENSOR_TENSOR,
+            &ops::DEQUANTIZE_PER_TENSOR_TENSOR,
+            &ops::CHOOSE_QPARAMS_AFFINE,
+            &ops::QUANTIZE_AFFINE,
+        ],
         take: |_, _| Err("XNNPACK quantizes while running for linear layers and convolutions only".into()),
+        emit: |_, _| Ok(()),
+    },
+    Row {
+        ops: &[&ops::DEQUANTIZE_AFFINE, &ops::DEQUANTIZE_PER_CHANNEL_GROUP],
+        take: |_, _| Err("XNNPACK takes scales of groups for weights of linear layers only".into()),
         emit: |_, _| Ok(()),
     },
 ];
