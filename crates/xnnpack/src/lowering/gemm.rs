@@ -112,7 +112,12 @@ impl Layer {
             }
         };
         let Weight::Int8 { node: dequantize, scales, range, .. } = &weight else { return Ok(float(vec![])) };
-        let running = quantized_while_running(program, input);
+        let running =
+            quantized_while_running(program, input).filter(|r| match (&r.block, abilities.dynamic) {
+                (Some(block), Some(share)) => share.is_block(block, &program.graph.ty(r.input).shape),
+                (Some(_), None) => false,
+                (None, _) => true,
+            });
         // Rows of an odd number of integers lie as padded to bytes for some of XNNPACK's kernels, and packed for others.
         let inputs = program.graph.ty(weight_value).shape.get(1).and_then(SymInt::known);
         let even = inputs.is_some_and(|k| k % 2 == 0);
@@ -142,12 +147,9 @@ impl Layer {
             let along = [d.node, *dequantize].into_iter().chain(exit.activation).chain([q]).collect();
             return Ok(Layer { form: Form::Static { input: d }, input: d.int8, exit, along, ..fallback });
         }
-        if let Some(Running { quantize, mut along, input: x, block }) = running {
-            let Some(share) = abilities.dynamic else {
+        if let Some(Running { quantize, mut along, input: x, .. }) = running {
+            if abilities.dynamic.is_none() {
                 return Err("XNNPACK has no such layer whose input is quantized while running".into());
-            };
-            if block.is_some_and(|b| !share.is_block(&b, &program.graph.ty(x).shape)) {
-                return Err("XNNPACK quantizes the inputs of such a layer with other ranges".into());
             }
             if matches!(scales, Scales::Tensor(_)) {
                 return Err(
@@ -345,6 +347,93 @@ fn nibbles(data: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use crate::Xnnpack;
+    use crate::subgraph::{Datatype, Graph, Quant, Value};
+    use half::bf16;
+    use lowbit_core::backend::{Backend, Options};
+    use lowbit_core::flow::{self, Lowered};
+    use lowbit_core::ir::text;
+    use lowbit_core::tensor::Tensor;
+
+    /// A layer as torchao's 8da4w has it; `BLOCK` is what shares a range in its input, `GROUP` a scale in its weight.
+    const LAYER: &str = "program {
+      %x : f32[3, 64] = input
+      %w : i8[2, 64] = constant \"w\"
+      %s : f32[2, SCALES] = constant \"s\"
+      %z : i8[2, SCALES] = constant \"z\"
+      %xs : f32[ROWS], %xz : i8[ROWS] = torchao.choose_qparams_affine.default(%x, \"ASYMMETRIC\", BLOCK, i8, -128, 127, none, none, i8)
+      %xq : i8[3, 64] = torchao.quantize_affine.default(%x, BLOCK, %xs, %xz, i8, -128, 127)
+      %xd : f32[3, 64] = torchao.dequantize_affine.default(%xq, BLOCK, %xs, %xz, i8, -128, 127)
+      %wd : f32[2, 64] = torchao.dequantize_affine.default(%w, [1, GROUP], %s, %z, i8, -8, 7)
+      %y : f32[3, 2] = aten.linear.default(%xd, %wd, none)
+      return %y
+    }";
+
+    fn lowered(group: usize, block: &str) -> Lowered {
+        let scales = 64 / group;
+        let rows = if block == "[1, 64]" { "3" } else { "" };
+        let text = LAYER.replace("BLOCK", block).replace("ROWS", rows);
+        let text = text.replace("SCALES", &scales.to_string()).replace("GROUP", &group.to_string());
+        let mut p = text::parse(&text).unwrap();
+        let w: Vec<i8> = (0..128).map(|i| (i % 16) as i8 - 8).collect();
+        let s: Vec<f32> = (0..2 * scales).map(|i| 0.1 + i as f32).collect();
+        let ids: Vec<_> = p.constants.iter().map(|(c, k)| (c, k.name.clone())).collect();
+        for (c, name) in ids {
+            match &*name {
+                "w" => p.constants[c].tensor = Tensor::new(&[2, 64], w.clone()).unwrap(),
+                "s" => p.constants[c].tensor = Tensor::new(&[2, scales], s.clone()).unwrap(),
+                _ => {}
+            }
+        }
+        let lowering = Xnnpack.lowering(&Options::new()).unwrap();
+        flow::lower(p, &[&*lowering]).unwrap()
+    }
+
+    /// The weight's tensor, and the data of a constant by its place.
+    fn weight(l: &Lowered) -> (Value, impl Fn(u32) -> Vec<u8> + '_) {
+        let graph = Graph::read(&l.delegates[0].blob.bytes);
+        let constant = graph.values.iter().find(|v| v.constant != 0).cloned().unwrap();
+        let data = move |place: u32| {
+            let key = &graph.constants[place as usize - 1].key;
+            l.delegates[0].blob.named_data.iter().find(|d| d.key == *key).unwrap().bytes.to_vec()
+        };
+        (constant, data)
+    }
+
+    #[test]
+    fn weights_of_four_bits_have_scales_of_groups_or_channels() {
+        let packed: Vec<u8> = [0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0xdc, 0xfe].repeat(8);
+        let l = lowered(32, "[1, 64]");
+        assert!(l.outside().next().is_none(), "{:?}", l.nodes);
+        let (value, data) = weight(&l);
+        assert_eq!((value.datatype, &value.dims[..]), (Datatype::Qbint4, &[2, 64][..]));
+        assert_eq!(data(value.constant), packed);
+        let Some(Quant::PerChannelGroup { scale_constant, num_scales: 4, channel_dim: 0, group_size: 32 }) =
+            value.quant
+        else {
+            panic!("{value:?}")
+        };
+        let scales: Vec<bf16> = [0.1, 1.1, 2.1, 3.1].map(bf16::from_f32).into();
+        assert_eq!(data(scale_constant), bytemuck::cast_slice::<_, u8>(&scales));
+
+        let l = lowered(64, "[1, 64]");
+        let (value, data) = weight(&l);
+        assert_eq!(value.datatype, Datatype::Qcint4);
+        assert_eq!(value.quant, Some(Quant::PerChannel { scales: vec![0.1, 1.1], channel_dim: 0 }));
+        assert_eq!(data(value.constant), packed);
+    }
+
+    #[test]
+    fn what_xnnpack_does_otherwise_is_done_in_floats() {
+        // Groups of 16, and one range for all rows: XNNPACK gets dequantized weights, and inputs from outside.
+        for l in [lowered(16, "[1, 64]"), lowered(32, "[3, 64]")] {
+            let (value, _) = weight(&l);
+            assert_eq!(value.datatype, Datatype::Fp32);
+            let outside: Vec<&str> = l.outside().map(|(n, _)| &*n.name).collect();
+            assert_eq!(outside, ["xs", "xq", "xd"]);
+        }
+    }
+
     #[test]
     fn nibbles_are_offset_by_eight() {
         let x: Vec<u8> = [-8i8, 7, 0, 1, -1, 3].iter().map(|&x| x as u8).collect();

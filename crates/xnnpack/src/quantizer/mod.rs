@@ -108,6 +108,9 @@ static RECURRENT: &[&OpDef] = &[
     &ops::RNN_RELU_CELL,
 ];
 
+#[cfg(test)]
+mod tests;
+
 /// XNNPACK takes one range for each row of a linear layer, for each pixel of a pointwise convolution (a linear layer to
 /// it), and for each image of any other.
 fn dynamic_dims(program: &Program, reader: NodeId) -> Option<Vec<usize>> {

@@ -161,7 +161,8 @@ pub fn with_options(
         q = q.set(scope, OpConfig::float());
     }
     Ok(match embedding {
-        Some(e) => Box::new(Composed::new(vec![Box::new(q), Box::new(e)])),
+        // Embeddings first: what they say of a table they leave is more than that there is no rule.
+        Some(e) => Box::new(Composed::new(vec![Box::new(e), Box::new(q)])),
         None => Box::new(q),
     })
 }
