@@ -32,7 +32,7 @@ pub fn build_open(line: &str, element: DType, open: &[(usize, usize)]) -> Result
     let mut b = Builder { program: Program::default(), inputs: vec![], element, seed: 1, open };
     if !open.is_empty() {
         // Sizes 0 and 1 are never symbols in exported programs.
-        b.program.symbols.insert("s0".into(), SymbolRange { min: 2, max: 1 << 20 });
+        b.program.symbols.insert("s0".into(), SymbolRange { min: 2, max: 1 << 20, hint: None });
     }
     let mut args: Vec<Arg> = vec![];
     let specs = &op.schema().args;

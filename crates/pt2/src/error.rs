@@ -146,3 +146,28 @@ fn list_unknown(ops: &[UnknownOp]) -> String {
     }
     text
 }
+
+/// Why a program cannot be written as a `.pt2` file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// A node that PyTorch has no form for.
+    #[error("{at}: {reason}")]
+    Node {
+        /// The node.
+        at: Box<Place>,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An input or output that PyTorch has no form for.
+    #[error("{what}: {reason}")]
+    Signature {
+        /// `input "x"`, `output 0`.
+        what: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The output.
+    #[error("cannot write the archive: {0}")]
+    Io(#[from] std::io::Error),
+}

@@ -1,9 +1,10 @@
-//! Reads the `.pt2` archives that `torch.export.save` writes into a [`Program`].
+//! Reads the `.pt2` archives that `torch.export.save` writes into a [`Program`], and writes programs as such archives.
 //!
 //! ```no_run
 //! let program = lowbit_pt2::read("model.pt2".as_ref())?;
 //! println!("{} nodes", program.graph.nodes().len());
-//! # Ok::<(), lowbit_pt2::ImportError>(())
+//! lowbit_pt2::write(&program, std::fs::File::create("copy.pt2")?)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! A `.pt2` file is a zip archive: `models/model.json` holds the graph, its signature and the type of every value;
@@ -24,12 +25,16 @@ mod error;
 mod import;
 mod schema;
 mod srepr;
+mod write;
 
-pub use error::{ImportError, Place, UnknownOp};
+pub use error::{ExportError, ImportError, Place, UnknownOp};
+pub use write::Export;
 
 use archive::Archive;
 use bytes::Bytes;
 use lowbit_core::ir::Program;
+use std::collections::BTreeMap;
+use std::io::{Seek, Write};
 use std::path::Path;
 
 /// Reads a `.pt2` file. Weights stay in the file's memory map, which lives as long as a tensor points into it; the file
@@ -47,4 +52,14 @@ pub fn read(path: &Path) -> Result<Program, ImportError> {
 /// As [`read`].
 pub fn read_bytes(bytes: Bytes) -> Result<Program, ImportError> {
     import::program(&mut Archive::from_bytes("the archive".into(), bytes)?)
+}
+
+/// Writes a program as a `.pt2` archive that `torch.export.load` reads. Operators of `quantized_decomposed` and `torchao`
+/// keep their names; PyTorch knows them once their library is imported. The same program gives the same bytes.
+///
+/// # Errors
+/// [`ExportError`]: the program holds what PyTorch has no form for, or `out` fails. See [`Export`] for finding out before
+/// anything is written.
+pub fn write<W: Write + Seek>(program: &Program, out: W) -> Result<W, ExportError> {
+    Ok(Export::new(program, &BTreeMap::new())?.write(out)?)
 }

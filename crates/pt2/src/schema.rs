@@ -8,8 +8,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Deref;
 
-/// The major version of the schema that lowbit reads.
+/// The major version of the schema that lowbit reads and writes.
 pub const MAJOR: i64 = 8;
+
+/// The minor version of what lowbit writes.
+pub const MINOR: i64 = 20;
 
 /// A string that borrows from the JSON text if it can.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -160,7 +163,18 @@ record! {
         schema_version: Option<Version>,
         #[serde(borrow)] torch_version: Option<Str<'a>>,
     }
-    GraphModule { #[serde(borrow)] graph: Graph<'a>, #[serde(borrow)] signature: GraphSignature<'a> }
+    GraphModule {
+        #[serde(borrow)] graph: Graph<'a>,
+        #[serde(borrow)] signature: GraphSignature<'a>,
+        #[serde(borrow, default)] module_call_graph: Vec<ModuleCallEntry<'a>>,
+    }
+    /// How the module of path `fqn` is called; the root's is the program's.
+    ModuleCallEntry { #[serde(borrow)] fqn: Str<'a>, #[serde(borrow)] signature: Option<ModuleCallSignature<'a>> }
+    ModuleCallSignature {
+        #[serde(borrow)] in_spec: Str<'a>,
+        #[serde(borrow)] out_spec: Str<'a>,
+        #[serde(borrow, default)] forward_arg_names: Option<Vec<Str<'a>>>,
+    }
     Graph {
         #[serde(borrow)] inputs: Vec<Argument<'a>>,
         #[serde(borrow)] outputs: Vec<Argument<'a>>,
@@ -198,9 +212,14 @@ record! {
     }
     UserSpec { #[serde(borrow)] arg: Argument<'a> }
     ParameterSpec { #[serde(borrow)] arg: TensorArgument<'a>, #[serde(borrow)] parameter_name: Str<'a> }
-    BufferSpec { #[serde(borrow)] arg: TensorArgument<'a>, #[serde(borrow)] buffer_name: Str<'a> }
+    BufferSpec {
+        #[serde(borrow)] arg: TensorArgument<'a>,
+        #[serde(borrow)] buffer_name: Str<'a>,
+        /// Mutations do not have it.
+        persistent: Option<bool>,
+    }
     ConstantSpec { #[serde(borrow)] arg: TensorArgument<'a>, #[serde(borrow)] tensor_constant_name: Str<'a> }
-    ConstantInputSpec { #[serde(borrow)] name: Str<'a> }
+    ConstantInputSpec { #[serde(borrow)] name: Str<'a>, #[serde(borrow)] value: Option<Argument<'a>> }
     CustomObjSpec { #[serde(borrow)] custom_obj_name: Str<'a> }
     InputMutationSpec { #[serde(borrow)] arg: TensorArgument<'a>, #[serde(borrow)] user_input_name: Str<'a> }
     /// `data/weights/<name>_weights_config.json` and its twin for constants.
@@ -313,6 +332,16 @@ pub fn memory_format(number: i64) -> Option<&'static str> {
     .get(usize::try_from(number).ok()?)
     .copied()
     .flatten()
+}
+
+/// The number of an element type in the schema; the inverse of [`dtype`].
+pub fn dtype_number(dtype: lowbit_core::DType) -> i64 {
+    (0..64).find(|n| self::dtype(*n) == Ok(dtype)).unwrap_or_default()
+}
+
+/// The number of a memory format in the schema; the inverse of [`memory_format`].
+pub fn memory_format_number(name: &str) -> Option<i64> {
+    (0..8).find(|n| memory_format(*n) == Some(name))
 }
 
 /// The number of the dense layout in the schema.

@@ -14,7 +14,9 @@ pub use arena::{Arena, Key};
 pub use arg::Arg;
 pub use edit::NewNode;
 pub use graph::{ConstId, Def, Graph, ModuleFrame, ModuleStack, Node, NodeId, Use, Value, ValueId};
-pub use program::{BindError, ConstKind, Constant, MutationTarget, Program, Signature, SymbolRange};
+pub use program::{
+    BindError, CallSpec, ConstKind, Constant, Leaf, MutationTarget, Program, Signature, SymbolRange,
+};
 pub use types::TensorType;
 pub use verify::{VerifyError, VerifyErrors, verify};
 pub use writer::NodeWriter;

@@ -1,6 +1,7 @@
 //! [`Program`]: a graph with its constants, symbols and signature.
 
 use super::arena::Arena;
+use super::arg::Arg;
 use super::graph::{ConstId, Def, Graph, ValueId};
 use super::types::TensorType;
 use crate::symint::{Bindings, SymInt};
@@ -26,6 +27,8 @@ pub struct Constant {
     pub name: Arc<str>,
     /// What it was in the model.
     pub kind: ConstKind,
+    /// Whether it is part of the model's state dict, as parameters are; buffers may be registered not to be.
+    pub persistent: bool,
     /// Its elements; shared, possibly in a memory map. For a mutated buffer: its initial state.
     pub tensor: Tensor,
     /// The value that stands for it in the graph.
@@ -48,6 +51,8 @@ pub struct SymbolRange {
     pub min: i64,
     /// Largest size; `i64::MAX` when unbounded.
     pub max: i64,
+    /// The size it had when the model was exported, where that is known.
+    pub hint: Option<i64>,
 }
 
 /// Names at the program's border. Input `i` is `graph.inputs()[i]`; `graph.outputs()` holds the user's outputs first,
@@ -60,6 +65,33 @@ pub struct Signature {
     pub outputs: Vec<Arc<str>>,
     /// What the program overwrites.
     pub mutations: Vec<MutationTarget>,
+    /// How the model's caller sees inputs and outputs, where that is known: it only matters to writers of `.pt2` files.
+    pub call: Option<Arc<CallSpec>>,
+}
+
+/// How a model is called: PyTorch's pytrees. The caller's arguments, flattened, are the leaves in order; so are the
+/// results.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CallSpec {
+    /// The structure of arguments and keyword arguments, as PyTorch serializes it.
+    pub in_spec: Arc<str>,
+    /// The structure of the results, as PyTorch serializes it.
+    pub out_spec: Arc<str>,
+    /// The names of the model's arguments.
+    pub arg_names: Vec<Arc<str>>,
+    /// What the caller passes. Tensors are the program's inputs, in order.
+    pub inputs: Vec<Leaf>,
+    /// What the caller gets. Tensors and numbers are the program's outputs, in order; `None` is none of them.
+    pub outputs: Vec<Leaf>,
+}
+
+/// One leaf of a pytree.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Leaf {
+    /// A tensor.
+    Tensor,
+    /// A number, a string or `None`. As an input it was fixed at export, and has a name.
+    Literal(Arc<str>, Arg),
 }
 
 /// A whole model: what `torch.export` calls an exported program. Cloning is cheap in constants, they are shared.
@@ -123,7 +155,7 @@ impl Program {
         let ty = TensorType::new(tensor.dtype(), tensor.shape().iter().copied());
         let value = self.graph.add_const_value(super::arena::Key::new(self.constants.len()), name, ty);
         let name = self.graph.value(value).name.clone();
-        self.constants.push(Constant { name, kind, tensor, value });
+        self.constants.push(Constant { name, kind, persistent: true, tensor, value });
         value
     }
 

@@ -6,7 +6,7 @@ use super::scope::{Binding, Scope};
 use crate::archive::Archive;
 use crate::error::ImportError;
 use crate::schema::{Argument, Graph, InputSpec, OutputSpec, SymIntArgument};
-use lowbit_core::ir::{Arg, ConstKind, Def, MutationTarget, NewNode, ValueId};
+use lowbit_core::ir::{Arg, ConstKind, Def, Leaf, MutationTarget, NewNode, ValueId};
 use lowbit_core::ops::lookup;
 use lowbit_core::{DType, SymInt, Tensor};
 use std::sync::Arc;
@@ -23,8 +23,20 @@ impl<'a> Importer<'a> {
         // The caller's inputs first: where names clash they keep theirs.
         for spec in specs {
             match spec {
-                InputSpec::User(u) => self.user_input(graph, &u.arg, scope)?,
-                InputSpec::ConstantInput(c) => scope.bind(&c.name, Binding::Constant),
+                InputSpec::User(u) => {
+                    self.user_input(graph, &u.arg, scope)?;
+                    self.call.inputs.push(match &u.arg {
+                        Argument::SymInt(SymIntArgument::Name(n)) => {
+                            Leaf::Literal((&**n).into(), literal(scope, &u.arg).unwrap_or(Arg::None))
+                        }
+                        _ => Leaf::Tensor,
+                    });
+                }
+                InputSpec::ConstantInput(c) => {
+                    scope.bind(&c.name, Binding::Constant);
+                    let value = c.value.as_ref().and_then(|v| literal(scope, v)).unwrap_or(Arg::None);
+                    self.call.inputs.push(Leaf::Literal((&*c.name).into(), value));
+                }
                 _ => {}
             }
         }
@@ -62,6 +74,10 @@ impl<'a> Importer<'a> {
             self.bind_root(scope, arg, value);
             if let Def::Const(c) = self.program.graph.value(value).def() {
                 self.constants.insert(name, c);
+                self.program.constants[c].persistent = match spec {
+                    InputSpec::Buffer(b) => b.persistent != Some(false),
+                    _ => kind != ConstKind::Tensor,
+                };
             }
         }
         Ok(())
@@ -127,7 +143,10 @@ impl<'a> Importer<'a> {
             let fail = |what: String| move |reason: String| ImportError::Signature { what, reason };
             let (target, arg) = match spec {
                 OutputSpec::User(u) => {
+                    let i = self.call.outputs.len();
                     let found = self.output(scope, &u.arg, i).map_err(fail(format!("output {i}")))?;
+                    let leaf = literal(scope, &u.arg).map_or(Leaf::Tensor, |l| Leaf::Literal("".into(), l));
+                    self.call.outputs.push(leaf);
                     if let Some((name, value)) = found {
                         self.program.signature.outputs.push(name);
                         values.push(value);
@@ -216,4 +235,19 @@ impl<'a> Importer<'a> {
         let value = self.program.add_constant(&name, ConstKind::Tensor, number);
         Ok(Some((name.as_str().into(), value)))
     }
+}
+
+/// What the caller passes or gets where that is no tensor.
+fn literal(scope: &Scope<'_>, arg: &Argument<'_>) -> Option<Arg> {
+    Some(match arg {
+        Argument::None(_) => Arg::None,
+        Argument::Int(n) => Arg::from(*n),
+        Argument::Float(x) => Arg::Float(x.0),
+        Argument::Bool(b) => Arg::Bool(*b),
+        Argument::Str(s) => Arg::from(&**s),
+        Argument::SymInt(s) => Arg::Int(scope.int(s).ok()?),
+        Argument::SymFloat(s) => Arg::Float(scope.float(s).ok()?),
+        Argument::SymBool(s) => Arg::Bool(scope.bool(s).ok()?),
+        _ => return None,
+    })
 }

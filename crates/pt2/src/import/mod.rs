@@ -24,15 +24,19 @@ mod weights;
 use crate::archive::Archive;
 use crate::error::{ImportError, Place};
 use crate::schema::{
-    self, Argument, ExportedProgram, Graph, Node, SymBoolArgument, SymFloatArgument, SymIntArgument, Versions,
+    self, Argument, ExportedProgram, Graph, ModuleCallEntry, Node, SymBoolArgument, SymFloatArgument,
+    SymIntArgument, Versions,
 };
-use lowbit_core::ir::{ConstId, ModuleStack, NodeId, Program, ValueId};
+use lowbit_core::ir::{CallSpec, ConstId, ModuleStack, NodeId, Program, ValueId};
+pub use memory::Step;
 use memory::{Memory, TensorId};
 use modules::Modules;
 use scope::Scope;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use symbols::Symbols;
 use targets::Target;
+pub use views::{Shared, contiguous, view_strides};
 use weights::Weights;
 
 /// Reads the program of an archive.
@@ -54,6 +58,7 @@ pub fn program(archive: &mut Archive) -> Result<Program, ImportError> {
         constants: HashMap::new(),
         roots: vec![],
         unread: vec![],
+        call: CallSpec::default(),
         depth: 0,
     };
     let module = &exported.graph_module;
@@ -62,6 +67,7 @@ pub fn program(archive: &mut Archive) -> Result<Program, ImportError> {
     importer.graph(&module.graph, &mut scope)?;
     importer.outputs(&module.signature.output_specs, &scope)?;
     importer.remove_unread();
+    importer.close(&module.module_call_graph);
     Ok(importer.program)
 }
 
@@ -104,6 +110,8 @@ struct Importer<'a> {
     roots: Vec<(TensorId, ValueId)>,
     /// Nodes whose results only dropped checks read.
     unread: Vec<NodeId>,
+    /// How the model is called; its structure is filled in last.
+    call: CallSpec,
     depth: u32,
 }
 
@@ -121,6 +129,23 @@ impl<'a> Importer<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Completes what only the whole file tells: the structure of arguments and results, and sizes at export.
+    fn close(&mut self, modules: &[ModuleCallEntry<'_>]) {
+        for (name, range) in &mut self.program.symbols {
+            range.hint = self.symbols.range(name).hint;
+        }
+        let root = modules.iter().find(|m| m.fqn.is_empty()).and_then(|m| m.signature.as_ref());
+        if let Some(root) = root {
+            let names = root.forward_arg_names.iter().flatten();
+            self.program.signature.call = Some(Arc::new(CallSpec {
+                in_spec: (&*root.in_spec).into(),
+                out_spec: (&*root.out_spec).into(),
+                arg_names: names.map(|n| (&**n).into()).collect(),
+                ..std::mem::take(&mut self.call)
+            }));
+        }
     }
 
     /// Removes nodes that the import made for nobody, and what fed only them.

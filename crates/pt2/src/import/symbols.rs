@@ -21,6 +21,7 @@ impl<'a> Symbols<'a> {
         let range = |c: &RangeConstraint| SymbolRange {
             min: c.min_val.map_or(0, |b| b.0.max(0)),
             max: c.max_val.map_or(i64::MAX, |b| b.0),
+            hint: None,
         };
         let ranges = constraints.iter().map(|(name, c)| (&**name, range(c))).collect();
         Symbols { parsed: HashMap::new(), ranges, hints: HashMap::new() }
@@ -62,9 +63,10 @@ impl<'a> Symbols<'a> {
         Ok(TensorType { dtype, shape })
     }
 
-    /// The range of a symbol; any size from 0 up when the file gives none.
+    /// The range of a symbol; any size from 0 up when the file gives none. Its size at export, as far as it was read.
     pub fn range(&self, symbol: &str) -> SymbolRange {
-        self.ranges.get(symbol).copied().unwrap_or(SymbolRange { min: 0, max: i64::MAX })
+        let free = SymbolRange { min: 0, max: i64::MAX, hint: None };
+        SymbolRange { hint: self.hints.get(symbol).copied(), ..self.ranges.get(symbol).copied().unwrap_or(free) }
     }
 
     /// Whether two types are one: equal element types, and sizes that are equal expressions or take equal values for
@@ -138,6 +140,6 @@ mod tests {
         symbols.hints.clear();
         assert!(!symbols.agree(&ty("3"), &ty("4")));
         assert!(!symbols.agree(&ty("(s0//2)*2"), &ty("s0")));
-        assert_eq!(symbols.range("s0"), SymbolRange { min: 2, max: i64::MAX });
+        assert_eq!(symbols.range("s0"), SymbolRange { min: 2, max: i64::MAX, hint: None });
     }
 }

@@ -178,9 +178,9 @@ impl Shared<'_> {
     /// Whether a reshape could be done without moving elements, so that the result shares memory.
     fn reshape_shares(&self) -> bool {
         let (Some(from), Some(Some(to))) = (self.from_meta, self.to_meta.first()) else { return true };
-        let known = |m: &TensorMeta<'_>| Some((numbers(&m.sizes)?, numbers(&m.strides)?));
-        match (known(from), numbers(&to.sizes)) {
-            (Some((sizes, strides)), Some(new)) => can_view(&sizes, &strides, &new),
+        let known = |l| numbers(l).map(|l| l.into_iter().map(SymInt::Known).collect::<Vec<_>>());
+        match (known(&from.sizes), known(&from.strides), known(&to.sizes)) {
+            (Some(sizes), Some(strides), Some(new)) => view_strides(&sizes, &strides, &new).is_some(),
             _ => true,
         }
     }
@@ -208,44 +208,72 @@ fn numbers(list: &[SchemaInt<'_>]) -> Option<Vec<i64>> {
         .collect()
 }
 
-/// Whether elements of these sizes and strides can be seen as `new` sizes without moving any: each group of dimensions
-/// that merge must step evenly.
-fn can_view(sizes: &[i64], strides: &[i64], new: &[i64]) -> bool {
-    if sizes.contains(&0) {
-        return true;
+/// The strides under which elements of these sizes and strides are seen as `new` sizes without moving any: each group of
+/// dimensions that merge must step evenly. `None` where elements would have to move, or where open sizes leave that open.
+pub fn view_strides(sizes: &[SymInt], strides: &[SymInt], new: &[SymInt]) -> Option<Vec<SymInt>> {
+    let known = |list: &[SymInt]| list.iter().map(SymInt::known).collect::<Option<Vec<i64>>>();
+    if sizes.contains(&SymInt::Known(0)) || strides == contiguous(sizes) {
+        return Some(contiguous(new));
     }
-    // Runs of dimensions that step evenly, innermost first, as element counts.
-    let dims: Vec<(i64, i64)> =
-        sizes.iter().copied().zip(strides.iter().copied()).filter(|(n, _)| *n != 1).rev().collect();
-    let mut runs = Vec::new();
+    let (sizes, strides, new) = (known(sizes)?, known(strides)?, known(new)?);
+    // Runs of dimensions that step evenly, innermost first: elements, and the step between them.
+    let mut runs: Vec<(i64, i64)> = vec![];
     let mut next = None;
-    for (n, stride) in dims {
-        match (runs.last_mut(), next) {
-            (Some(run), Some(want)) if stride == want => *run = i64::saturating_mul(*run, n),
-            _ => runs.push(n),
+    for (&n, &stride) in sizes.iter().zip(&strides).rev().filter(|(n, _)| **n != 1) {
+        match runs.last_mut() {
+            Some((run, _)) if next == Some(stride) => *run = run.saturating_mul(n),
+            _ => runs.push((n, stride)),
         }
         next = Some(stride.saturating_mul(n));
     }
     // New dimensions must fill each run exactly.
-    let mut new = new.iter().rev().filter(|n| **n != 1);
-    for run in runs {
+    let mut out = vec![SymInt::Known(1); new.len()];
+    let mut dims = (0..new.len()).rev().filter(|&d| new[d] != 1);
+    for (run, step) in runs {
         let mut filled = 1i64;
         while filled < run {
-            match new.next() {
-                Some(n) => filled = filled.saturating_mul(*n),
-                None => return false,
-            }
+            let d = dims.next()?;
+            out[d] = filled.saturating_mul(step).into();
+            filled = filled.saturating_mul(new[d]);
         }
         if filled != run {
-            return false;
+            return None;
         }
     }
-    true
+    // A single element's stride means nothing: that of what it encloses.
+    for d in (0..new.len().saturating_sub(1)).rev().filter(|&d| new[d] == 1) {
+        out[d] = out[d + 1].clone() * new[d + 1];
+    }
+    dims.next().is_none().then_some(out)
+}
+
+/// The strides of elements that lie in the order of their dimensions. A dimension of none counts as one.
+pub fn contiguous(shape: &[SymInt]) -> Vec<SymInt> {
+    let mut strides = vec![SymInt::Known(1); shape.len()];
+    for d in (1..shape.len()).rev() {
+        let n = if shape[d] == SymInt::Known(0) { SymInt::Known(1) } else { shape[d].clone() };
+        strides[d - 1] = strides[d].clone() * n;
+    }
+    strides
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn views_have_pytorchs_strides() {
+        for (sizes, strides, new, want) in [
+            (&[4, 6][..], &[12, 2][..], &[2, 2, 3, 2][..], &[24, 12, 4, 2][..]),
+            (&[3, 2], &[1, 3], &[3, 1, 2], &[1, 6, 3]),
+            (&[4, 5], &[0, 1], &[2, 2, 5], &[0, 0, 1]),
+            (&[2, 3], &[6, 1], &[2, 3, 1], &[6, 1, 1]),
+        ] {
+            let [a, b, c, d] =
+                [sizes, strides, new, want].map(|l| l.iter().map(|&n| n.into()).collect::<Vec<SymInt>>());
+            assert_eq!(view_strides(&a, &b, &c), Some(d), "{sizes:?} {strides:?} -> {new:?}");
+        }
+    }
 
     #[test]
     fn reshapes_share_memory_as_in_pytorch() {
@@ -263,7 +291,8 @@ mod tests {
             (&[1, 1], &[7, 9], &[1], true),
             (&[0, 3], &[3, 1], &[3, 0], true),
         ] {
-            assert_eq!(can_view(sizes, strides, new), want, "{sizes:?} {strides:?} -> {new:?}");
+            let [a, b, c] = [sizes, strides, new].map(|l| l.iter().map(|&n| n.into()).collect::<Vec<SymInt>>());
+            assert_eq!(view_strides(&a, &b, &c).is_some(), want, "{sizes:?} {strides:?} -> {new:?}");
         }
     }
 }

@@ -74,7 +74,7 @@ impl Builder {
             let (min, max) = range.split_once("..").ok_or("a range min..max expected")?;
             let min = min.trim().parse().map_err(|_| "the minimum is no integer")?;
             let max = if max.trim() == "inf" { Ok(i64::MAX) } else { max.trim().parse() };
-            let range = SymbolRange { min, max: max.map_err(|_| "the maximum is no integer")? };
+            let range = SymbolRange { min, max: max.map_err(|_| "the maximum is no integer")?, hint: None };
             self.program.symbols.insert(name.trim().into(), range);
             return Ok(());
         }
