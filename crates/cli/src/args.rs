@@ -20,6 +20,8 @@ pub enum Command {
     Quantize(Quantize),
     /// Lower a program as it is: float, or already quantized
     Lower(Lower),
+    /// Compare a quantized program with the float one on data
+    Evaluate(Evaluate),
     /// Run a program on the CPU
     Run(Run),
     /// Show what a program holds, or its text form
@@ -62,9 +64,35 @@ pub struct Quantize {
     /// The array of class numbers in the evaluation data
     #[arg(long, value_name = "KEY")]
     pub labels: Option<String>,
-    /// The file to write
-    #[arg(long, value_name = "MODEL.pte")]
-    pub out: PathBuf,
+    /// The file to write for the device
+    #[arg(long, value_name = "MODEL.pte", required_unless_present = "save_quantized")]
+    pub out: Option<PathBuf>,
+    /// Write the quantized program, which torch.export.load and lowbit read; without --out, nothing is lowered
+    #[arg(long, value_name = "Q.pt2")]
+    pub save_quantized: Option<PathBuf>,
+    /// Write a report
+    #[arg(long, value_name = "FILE.json")]
+    pub report: Option<PathBuf>,
+    /// Print the report as JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Evaluate {
+    /// The float program
+    pub float: PathBuf,
+    /// The quantized program
+    pub quantized: PathBuf,
+    /// Evaluation data: .npz or .npy files, or folders of them
+    #[arg(long, value_name = "DATA", num_args = 1.., required = true)]
+    pub data: Vec<PathBuf>,
+    /// The array of class numbers in the data
+    #[arg(long, value_name = "KEY")]
+    pub labels: Option<String>,
+    /// The backend whose arithmetic is predicted; not needed where only one is linked
+    #[arg(long)]
+    pub backend: Option<String>,
     /// Write a report
     #[arg(long, value_name = "FILE.json")]
     pub report: Option<PathBuf>,

@@ -30,6 +30,9 @@ pub enum CliError {
     /// Writing the ExecuTorch program.
     #[error(transparent)]
     Write(#[from] lowbit_pte::WriteError),
+    /// Writing the program for PyTorch.
+    #[error("the quantized program cannot be written for PyTorch: {0}")]
+    Export(#[from] lowbit_pt2::ExportError),
     /// An output file.
     #[error("cannot write {}: {source}", path.display())]
     Output {

@@ -1,11 +1,14 @@
 //! The report: everything about a run as data; `--report` writes it, `--json` prints it.
 
+use crate::error::CliError;
 use lowbit_core::dtype::DType;
 use lowbit_core::flow::{Converted, Evaluation, Lowered, Measure, Place};
+use lowbit_core::ir::Program;
 use lowbit_core::quant::{Blocks, Granularity};
 use serde::{Serialize, Serializer};
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
@@ -92,6 +95,7 @@ pub struct Seconds {
     pub calibrate: f64,
     pub convert: f64,
     pub evaluate: f64,
+    pub save: f64,
     pub lower: f64,
 }
 
@@ -111,6 +115,39 @@ fn whole_numbers<S: Serializer>(x: &[f64], s: S) -> Result<S::Ok, S::Error> {
         true => serde_json::Number::from(z as i64),
         false => serde_json::Number::from_f64(z).unwrap_or_else(|| 0.into()),
     }))
+}
+
+/// Names of quantized values and of the nodes that read them quantized.
+fn quantized_names(converted: Option<&Converted>) -> BTreeSet<&str> {
+    let sites = converted.iter().flat_map(|c| &c.sites);
+    sites.flat_map(|s| [Some(s.value.as_str()), s.user.as_ref().map(|u| u.0.as_str())]).flatten().collect()
+}
+
+/// A node before anything is known of where it goes.
+fn node(
+    name: &str,
+    op: &str,
+    module: &str,
+    converted: Option<&Converted>,
+    quantized: &BTreeSet<&str>,
+) -> Node {
+    let glue = ["quantize_per", "quantize_affine", "choose_qparams"].iter().any(|part| op.contains(part));
+    let is_quantized = quantized.contains(name) || glue;
+    let reason = |c: &Converted| {
+        let unruled = || "no rule of the quantizer takes this operator".to_string();
+        c.reasons.get(name).cloned().unwrap_or_else(unruled)
+    };
+    Node {
+        name: name.into(),
+        op: op.into(),
+        module: module.into(),
+        quantized: is_quantized,
+        why_not: converted.filter(|_| !is_quantized).map(reason),
+        remark: converted.and_then(|c| c.remarks.get(name)).cloned(),
+        delegate: None,
+        why_not_delegated: None,
+        sqnr_db: None,
+    }
 }
 
 impl Report {
@@ -141,39 +178,31 @@ impl Report {
 
     /// Fills in where each node of the quantized program went.
     pub fn add_nodes(&mut self, lowered: &Lowered, converted: Option<&Converted>) {
-        let quantized: std::collections::BTreeSet<&str> = converted
-            .iter()
-            .flat_map(|c| &c.sites)
-            .flat_map(|s| [Some(s.value.as_str()), s.user.as_ref().map(|u| u.0.as_str())])
-            .flatten()
-            .collect();
+        let quantized = quantized_names(converted);
         for n in &lowered.nodes {
-            let is_quantized = quantized.contains(&*n.name);
-            let glue = n.op.contains("quantize_per")
-                || n.op.contains("quantize_affine")
-                || n.op.contains("choose_qparams");
-            let why = converted.and_then(|c| c.reasons.get(&*n.name)).cloned();
-            let remark = converted.and_then(|c| c.remarks.get(&*n.name)).cloned();
             let (delegate, why_not_delegated) = match &n.place {
                 Place::Delegate(d) => (Some(*d), None),
                 Place::Outside(why) => (None, Some(why.clone())),
             };
-            self.nodes.push(Node {
-                name: n.name.to_string(),
-                op: n.op.to_string(),
-                module: n.module.path().to_string(),
-                quantized: is_quantized || glue,
-                why_not: if is_quantized || glue || converted.is_none() {
-                    None
-                } else {
-                    Some(why.unwrap_or_else(|| "no rule of the quantizer takes this operator".into()))
-                },
-                remark,
-                delegate,
-                why_not_delegated,
-                sqnr_db: None,
-            });
+            let node = node(&n.name, n.op, n.module.path(), converted, &quantized);
+            self.nodes.push(Node { delegate, why_not_delegated, ..node });
         }
+    }
+
+    /// Fills in the nodes of a program that is not lowered.
+    pub fn add_program(&mut self, program: &Program, converted: Option<&Converted>) {
+        let quantized = quantized_names(converted);
+        for n in program.graph.nodes().map(|n| program.graph.node(n)) {
+            self.nodes.push(node(&n.name, n.op().name, n.module.path(), converted, &quantized));
+        }
+    }
+
+    /// Fills in a file that was written.
+    pub fn add_file(&mut self, path: &Path) -> Result<(), CliError> {
+        let size =
+            std::fs::metadata(path).map_err(|source| CliError::Output { path: path.into(), source })?;
+        self.files.push(File { path: path.display().to_string(), bytes: size.len() });
+        Ok(())
     }
 
     /// Fills in what evaluation found.
@@ -207,7 +236,9 @@ impl Report {
                 self.backend, self.calibration.samples
             );
         }
-        println!("nodes       {} in all, {quantized} quantized, {delegated} delegated", self.nodes.len());
+        let lowered = self.nodes.iter().any(|n| n.delegate.is_some() || n.why_not_delegated.is_some());
+        let delegated = if lowered { format!(", {delegated} delegated") } else { String::new() };
+        println!("nodes       {} in all, {quantized} quantized{delegated}", self.nodes.len());
         for o in &self.outputs {
             println!(
                 "output      {}: SQNR {:.1} dB, cosine {:.5}, max error {}",

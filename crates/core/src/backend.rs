@@ -57,6 +57,12 @@ pub trait Lowering: Debug {
     /// What is to be done with `node`.
     fn claim(&self, program: &Program, node: NodeId) -> Claim;
 
+    /// The dimensions of `reader`'s input that share a range where the device quantizes it at run time, when that is not
+    /// the whole tensor, as the program says; see [`Quantizer::dynamic_dims`].
+    fn dynamic_dims(&self, _program: &Program, _reader: NodeId) -> Option<Vec<usize>> {
+        None
+    }
+
     /// Compiles a region that was claimed: inputs and outputs are those of the delegate call, in order.
     ///
     /// # Errors

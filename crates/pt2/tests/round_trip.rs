@@ -10,7 +10,9 @@ fn files() -> Vec<PathBuf> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files: Vec<PathBuf> = entries(&here.join("tests/data"));
     for folder in entries(&here.join("../../tests/data")) {
-        files.extend(["model.pt2", "model_core.pt2"].map(|n| folder.join(n)).into_iter().filter(|f| f.exists()));
+        files.extend(
+            ["model.pt2", "model_core.pt2"].map(|n| folder.join(n)).into_iter().filter(|f| f.exists()),
+        );
     }
     files.push(here.join("../cli/demo/model.pt2"));
     files.retain(|f| f.extension().is_some_and(|e| e == "pt2"));

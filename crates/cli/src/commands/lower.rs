@@ -4,7 +4,7 @@ use super::{Timer, emit_report, import};
 use crate::args::{Lower, Target};
 use crate::error::CliError;
 use crate::output::{check_writable, write_file};
-use crate::report::{File, Report};
+use crate::report::Report;
 use lowbit_core::Registry;
 use lowbit_core::backend::{Lowering, Options};
 use lowbit_core::flow::{Converted, lower};
@@ -58,7 +58,7 @@ fn write_lowered(
     report.add_nodes(&lowered, converted);
     let bytes = lowbit_pte::write(&lowered)?;
     write_file(out, &bytes)?;
-    report.files.push(File { path: out.display().to_string(), bytes: bytes.len() as u64 });
+    report.add_file(out)?;
     report.seconds.lower = timer.lap();
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod backends;
 mod demo;
+mod evaluate;
 mod inspect;
 mod lower;
 mod quantize;
@@ -20,6 +21,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
     match args.command {
         Command::Quantize(a) => quantize::run(&a, args.quiet),
         Command::Lower(a) => lower::run(&a),
+        Command::Evaluate(a) => evaluate::run(&a, args.quiet),
         Command::Run(a) => run::run(&a, args.quiet),
         Command::Inspect(a) => inspect::run(&a),
         Command::Backends(a) => backends::run(&a),

@@ -5,14 +5,16 @@ use super::{Timer, emit_report, import};
 use crate::args::Quantize;
 use crate::data::{Call, DataError, Dataset};
 use crate::error::CliError;
-use crate::output::{check_writable, progress};
+use crate::output::{check_writable, progress, write_with};
 use crate::report::Report;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use lowbit_core::Registry;
 use lowbit_core::backend::{Backend, Options};
-use lowbit_core::flow::{Evaluator, prepare};
+use lowbit_core::flow::{Converted, Evaluator, prepare};
 use lowbit_core::ir::{NodeId, Program};
 use lowbit_cpu::CpuExecutor;
+use lowbit_pt2::Export;
+use std::path::Path;
 use std::sync::Arc;
 
 pub fn run(args: &Quantize, quiet: bool) -> Result<(), CliError> {
@@ -23,7 +25,9 @@ pub fn run(args: &Quantize, quiet: bool) -> Result<(), CliError> {
     let options = options(&args.target);
     let mut quantizer = backend.quantizer(&recipe, &options)?;
     let lowering = backend.lowering(&options)?;
-    check_writable(&args.out)?;
+    for path in args.out.iter().chain(&args.save_quantized) {
+        check_writable(path)?;
+    }
     args.report.as_deref().map(check_writable).transpose()?;
     let calibration = Dataset::open(&args.calibrate, None)?;
     let evaluation = Dataset::open(&args.evaluate, args.labels.as_deref())?;
@@ -54,9 +58,28 @@ pub fn run(args: &Quantize, quiet: bool) -> Result<(), CliError> {
         quiet,
         &calibration,
         &evaluation,
-        |converted, report, timer| lower_and_write(converted, &*lowering, &args.out, report, timer),
+        |converted, report, timer| {
+            if let Some(path) = &args.save_quantized {
+                save(converted, path, report)?;
+                report.seconds.save = timer.lap();
+            }
+            match &args.out {
+                Some(out) => lower_and_write(converted, &*lowering, out, report, timer),
+                None => {
+                    report.add_program(&converted.program, Some(converted));
+                    Ok(())
+                }
+            }
+        },
     )?;
     emit_report(&mut report, args.report.as_deref(), args.json)
+}
+
+/// Writes the quantized program as `torch.export.save` would.
+fn save(converted: &Converted, path: &Path, report: &mut Report) -> Result<(), CliError> {
+    let export = Export::new(&converted.program, &converted.sources)?;
+    write_with(path, |f| export.write(f).map(drop))?;
+    report.add_file(path)
 }
 
 /// Prepare, calibrate, convert, evaluate; `finish` lowers. Also what the demo runs.
@@ -68,7 +91,7 @@ pub(super) fn quantize(
     quiet: bool,
     calibration: &dyn Calls,
     evaluation: &dyn Calls,
-    finish: impl FnOnce(&lowbit_core::flow::Converted, &mut Report, &mut Timer) -> Result<(), CliError>,
+    finish: impl FnOnce(&Converted, &mut Report, &mut Timer) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
     let executor = CpuExecutor::default();
     let mut prepared = prepare(float.clone(), quantizer)?;
@@ -100,18 +123,29 @@ pub(super) fn quantize(
 
     finish(&converted, report, timer)?;
     if !evaluation.is_empty() {
-        let mut evaluator = Evaluator::new(float, &converted, &executor)?;
-        let bar = progress("evaluating", quiet);
-        evaluation.each(float, &mut |call| {
-            let done = evaluator.add(&call.inputs, call.labels.as_deref());
-            done.map_err(|source| CliError::Sample { path: call.file.clone(), source: Box::new(source) })?;
-            bar.inc(1);
-            Ok(())
-        })?;
-        bar.finish_and_clear();
-        report.add_evaluation(&evaluator.finish());
+        compare(Evaluator::new(float, &converted, &executor)?, float, evaluation, quiet, report)?;
         report.seconds.evaluate = timer.lap();
     }
+    Ok(())
+}
+
+/// Runs all evaluation data through the programs and reports how they differ.
+pub(super) fn compare(
+    mut evaluator: Evaluator,
+    float: &Program,
+    data: &dyn Calls,
+    quiet: bool,
+    report: &mut Report,
+) -> Result<(), CliError> {
+    let bar = progress("evaluating", quiet);
+    data.each(float, &mut |call| {
+        let done = evaluator.add(&call.inputs, call.labels.as_deref());
+        done.map_err(|source| CliError::Sample { path: call.file.clone(), source: Box::new(source) })?;
+        bar.inc(1);
+        Ok(())
+    })?;
+    bar.finish_and_clear();
+    report.add_evaluation(&evaluator.finish());
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use crate::ir::{Arg, NewNode, NodeId, Program, Use, ValueId, verify};
 use crate::ops::{self, InferError};
 use crate::passes::{DeadCode, Pass, PassError};
 use crate::symint::SymInt;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 impl Converted {
     /// The program as the *device* computes it: every reader for which the quantizer named
@@ -19,29 +19,40 @@ impl Converted {
     /// # Errors
     /// When the rewritten program is invalid (a bug).
     pub fn device_program(&self) -> Result<Program, Error> {
-        let mut program = self.program.clone();
-        let mut done = BTreeMap::new();
-        // What nobody reads was erased.
-        let alive: BTreeSet<NodeId> = program.graph.nodes().collect();
-        for (&reader, dims) in self.dynamic.iter().filter(|(n, _)| alive.contains(n)) {
-            for (slot, chain) in chains(&program, reader) {
-                let key = (chain.choose, dims.clone());
-                let value = match done.get(&key) {
-                    Some(&v) => v,
-                    None => {
-                        let v = by_blocks(&mut program, &chain, dims)
-                            .map_err(|e| Error::Fold { value: "choose_qparams".into(), reason: e.message })?;
-                        *done.entry(key).or_insert(v)
-                    }
-                };
-                program.graph.redirect(Use { node: reader, slot }, value);
-            }
-        }
-        let dead = DeadCode;
-        dead.run(&mut program).map_err(|reason| PassError::Failed { pass: dead.name(), reason })?;
-        verify(&program).map_err(|errors| PassError::Invalid { pass: "device_program", errors })?;
-        Ok(program)
+        device_program(&self.program, &|_, n| self.dynamic.get(&n).cloned())
     }
+}
+
+/// As [`Converted::device_program`] for a quantized program from elsewhere. `dims` names the dimensions that share a range
+/// where a node's input is quantized at run time; see [`Lowering::dynamic_dims`](crate::backend::Lowering::dynamic_dims).
+///
+/// # Errors
+/// When the rewritten program is invalid (a bug).
+pub fn device_program(
+    program: &Program,
+    dims: &dyn Fn(&Program, NodeId) -> Option<Vec<usize>>,
+) -> Result<Program, Error> {
+    let mut out = program.clone();
+    let mut done = BTreeMap::new();
+    for reader in program.graph.nodes() {
+        let Some(dims) = dims(program, reader) else { continue };
+        for (slot, chain) in chains(&out, reader) {
+            let key = (chain.choose, dims.clone());
+            let value = match done.get(&key) {
+                Some(&v) => v,
+                None => {
+                    let v = by_blocks(&mut out, &chain, &dims)
+                        .map_err(|e| Error::Fold { value: "choose_qparams".into(), reason: e.message })?;
+                    *done.entry(key).or_insert(v)
+                }
+            };
+            out.graph.redirect(Use { node: reader, slot }, value);
+        }
+    }
+    let dead = DeadCode;
+    dead.run(&mut out).map_err(|reason| PassError::Failed { pass: dead.name(), reason })?;
+    verify(&out).map_err(|errors| PassError::Invalid { pass: "device_program", errors })?;
+    Ok(out)
 }
 
 /// `choose_qparams → quantize → dequantize` of one value.

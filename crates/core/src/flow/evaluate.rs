@@ -1,9 +1,11 @@
 //! `evaluate`: the quantized program against the float one, per output and per node, and task metrics. Streamed: what is
 //! kept does not grow with the number of samples.
 
-use super::{Converted, Error};
+use super::{Converted, Error, device_program};
+use crate::backend::Lowering;
 use crate::executor::{Executor, Session};
-use crate::ir::{Program, ValueId};
+use crate::ir::{NodeId, Program, ValueId};
+use crate::passes::{FoldBatchNorm, Pipeline};
 use crate::tensor::Tensor;
 use std::collections::BTreeMap;
 
@@ -80,14 +82,22 @@ pub struct Evaluator {
     float: Box<dyn Session>,
     reference: Box<dyn Session>,
     quantized: Box<dyn Session>,
-    /// Values that both programs have, with the name of the node that makes each.
-    shared: Vec<(ValueId, String)>,
+    shared: Vec<Pair>,
     names: Vec<String>,
     outputs: Vec<Sums>,
     nodes: Vec<Sums>,
     hits: BTreeMap<String, u64>,
     labelled: u64,
     samples: usize,
+}
+
+/// A value that both programs have.
+#[derive(Debug)]
+struct Pair {
+    reference: ValueId,
+    quantized: ValueId,
+    /// The name of the node that makes it.
+    name: String,
 }
 
 impl Evaluator {
@@ -100,17 +110,61 @@ impl Evaluator {
         let g = &converted.reference.graph;
         let in_device: std::collections::BTreeSet<ValueId> =
             device.graph.nodes().flat_map(|n| device.graph.node(n).outputs().to_vec()).collect();
-        let shared: Vec<(ValueId, String)> = g
+        let shared = g
             .nodes()
             .flat_map(|n| g.node(n).outputs().iter().map(move |&v| (v, n)))
             .filter(|(v, _)| in_device.contains(v) && g.ty(*v).dtype.is_float())
-            .map(|(v, n)| (v, g.node(n).name.to_string()))
+            .map(|(v, n)| Pair { reference: v, quantized: v, name: g.node(n).name.to_string() })
             .collect();
-        let watch: Vec<ValueId> = shared.iter().map(|(v, _)| *v).collect();
+        Self::load(float, &converted.reference, &device, shared, executor)
+    }
+
+    /// Loads two programs of the same model, as they were read from files. Nodes are compared where both have one of the
+    /// same name and type, batch norms folded; `lowering` says how the device quantizes at run time.
+    ///
+    /// # Errors
+    /// [`Error::Models`] when inputs or outputs differ; when the executor cannot run one of the programs.
+    pub fn of_programs(
+        float: &Program,
+        quantized: &Program,
+        lowering: &dyn Lowering,
+        executor: &dyn Executor,
+    ) -> Result<Self, Error> {
+        same_border(float, quantized)?;
+        let device = device_program(quantized, &|p, n| lowering.dynamic_dims(p, n))?;
+        let mut reference = float.clone();
+        Pipeline::run_one(&FoldBatchNorm, &mut reference)?;
+        let (g, d) = (&reference.graph, &device.graph);
+        let by_name: BTreeMap<&str, NodeId> = d.nodes().map(|n| (&*d.node(n).name, n)).collect();
+        let mut shared = vec![];
+        for n in g.nodes() {
+            let node = g.node(n);
+            let Some(twin) = by_name.get(&*node.name).map(|n| d.node(*n)) else { continue };
+            if twin.op().packet() != node.op().packet() {
+                continue;
+            }
+            for (&reference, &quantized) in node.outputs().iter().zip(twin.outputs()) {
+                if g.ty(reference) == d.ty(quantized) && g.ty(reference).dtype.is_float() {
+                    shared.push(Pair { reference, quantized, name: node.name.to_string() });
+                }
+            }
+        }
+        Self::load(float, &reference, &device, shared, executor)
+    }
+
+    fn load(
+        float: &Program,
+        reference: &Program,
+        device: &Program,
+        shared: Vec<Pair>,
+        executor: &dyn Executor,
+    ) -> Result<Self, Error> {
+        let watch: Vec<ValueId> = shared.iter().map(|p| p.reference).collect();
+        let watch_device: Vec<ValueId> = shared.iter().map(|p| p.quantized).collect();
         Ok(Evaluator {
             float: executor.load(float, &[])?,
-            reference: executor.load(&converted.reference, &watch)?,
-            quantized: executor.load(&device, &watch)?,
+            reference: executor.load(reference, &watch)?,
+            quantized: executor.load(device, &watch_device)?,
             names: float.signature.outputs.iter().map(|n| n.to_string()).collect(),
             outputs: vec![Sums::default(); float.signature.outputs.len()],
             nodes: vec![Sums::default(); shared.len()],
@@ -132,10 +186,12 @@ impl Evaluator {
             seen.insert(v, t.to_tensor());
         })?;
         let index: BTreeMap<ValueId, usize> =
-            self.shared.iter().enumerate().map(|(i, (v, _))| (*v, i)).collect();
-        let nodes = &mut self.nodes;
+            self.shared.iter().enumerate().map(|(i, p)| (p.quantized, i)).collect();
+        let (nodes, shared) = (&mut self.nodes, &self.shared);
         let actual = self.quantized.run(inputs, &mut |v, t| {
-            if let (Some(r), Some(&i)) = (seen.remove(&v), index.get(&v)) {
+            if let Some(&i) = index.get(&v)
+                && let Some(r) = seen.remove(&shared[i].reference)
+            {
                 nodes[i].add(&r.to_f32(), &t.to_tensor().to_f32());
             }
         })?;
@@ -191,11 +247,30 @@ impl Evaluator {
                 .iter()
                 .zip(&self.nodes)
                 .filter(|(_, s)| s.count > 0)
-                .map(|((_, name), s)| (name.clone(), s.measure()))
+                .map(|(p, s)| (p.name.clone(), s.measure()))
                 .collect(),
             metrics: self.hits.into_iter().map(metric).collect(),
         }
     }
+}
+
+/// Programs of one model take and give the same.
+fn same_border(float: &Program, quantized: &Program) -> Result<(), Error> {
+    let types = |p: &Program, values: &[ValueId]| -> String {
+        values.iter().map(|&v| p.graph.ty(v).to_string()).collect::<Vec<_>>().join(", ")
+    };
+    for (what, a, b) in [
+        ("inputs", float.graph.inputs(), quantized.graph.inputs()),
+        ("outputs", float.user_outputs(), quantized.user_outputs()),
+    ] {
+        let (a, b) = (types(float, a), types(quantized, b));
+        if a != b {
+            return Err(Error::Models(format!(
+                "the programs are not of one model: {what} are {a} in the first, {b} in the second"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Orders nodes from the worst to the best.

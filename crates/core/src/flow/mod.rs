@@ -10,6 +10,7 @@ mod prepare;
 mod revise;
 
 pub use convert::{Converted, Fold, SiteParams, SiteSpec};
+pub use device::device_program;
 pub use evaluate::{Evaluation, Evaluator, Measure, worst_first};
 
 pub use lower::{Delegate, LowerError, Lowered, Place, Placement, lower};
@@ -62,6 +63,9 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// Programs that are not the same model.
+    #[error("{0}")]
+    Models(String),
     /// Labels that do not fit.
     #[error("{0}")]
     Labels(String),

@@ -66,7 +66,10 @@ impl<'a> Symbols<'a> {
     /// The range of a symbol; any size from 0 up when the file gives none. Its size at export, as far as it was read.
     pub fn range(&self, symbol: &str) -> SymbolRange {
         let free = SymbolRange { min: 0, max: i64::MAX, hint: None };
-        SymbolRange { hint: self.hints.get(symbol).copied(), ..self.ranges.get(symbol).copied().unwrap_or(free) }
+        SymbolRange {
+            hint: self.hints.get(symbol).copied(),
+            ..self.ranges.get(symbol).copied().unwrap_or(free)
+        }
     }
 
     /// Whether two types are one: equal element types, and sizes that are equal expressions or take equal values for

@@ -291,7 +291,8 @@ mod tests {
             (&[1, 1], &[7, 9], &[1], true),
             (&[0, 3], &[3, 1], &[3, 0], true),
         ] {
-            let [a, b, c] = [sizes, strides, new].map(|l| l.iter().map(|&n| n.into()).collect::<Vec<SymInt>>());
+            let [a, b, c] =
+                [sizes, strides, new].map(|l| l.iter().map(|&n| n.into()).collect::<Vec<SymInt>>());
             assert_eq!(view_strides(&a, &b, &c).is_some(), want, "{sizes:?} {strides:?} -> {new:?}");
         }
     }

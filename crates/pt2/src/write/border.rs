@@ -38,7 +38,8 @@ impl<'p> Border<'p> {
         let is_number = |l: &Leaf| *l != Leaf::Tensor;
         let returned: Vec<(ValueId, bool)> =
             program.user_outputs().iter().copied().zip(leaves.map(is_number)).collect();
-        let tensors: HashSet<ValueId> = returned.iter().filter(|(_, number)| !number).map(|(v, _)| *v).collect();
+        let tensors: HashSet<ValueId> =
+            returned.iter().filter(|(_, number)| !number).map(|(v, _)| *v).collect();
         let stored: HashSet<ValueId> = program.mutations().map(|(_, v)| v).collect();
         let alone = |v: &ValueId| {
             !tensors.contains(v) && !stored.contains(v) && program.graph.value(*v).uses().is_empty()
@@ -93,7 +94,8 @@ fn write(border: &Border<'_>, calls: &mut Calls<'_>) -> Result<(Signature, Value
             (Leaf::Tensor, []) => continue,
             (Leaf::Literal(name, value), _) => {
                 let arg = literal(value).map_err(|reason| fail(&format!("input {name:?}"), reason))?;
-                s.input_specs.push(json!({"constant_input": {"name": calls.names.free(name), "value": &arg}}));
+                s.input_specs
+                    .push(json!({"constant_input": {"name": calls.names.free(name), "value": &arg}}));
                 arg
             }
         };

@@ -108,7 +108,8 @@ impl Sizes {
         }
         if slope != 1 {
             let args = [("a", of(&name)), ("b", json!({"as_int": slope}))];
-            name = self.node("_operator.floordiv", "floordiv", args, &SymInt::symbol(s.clone()), names, nodes);
+            name =
+                self.node("_operator.floordiv", "floordiv", args, &SymInt::symbol(s.clone()), names, nodes);
         }
         Ok(name)
     }
@@ -209,7 +210,9 @@ mod tests {
 
     #[test]
     fn formulas_are_read_back() {
-        for text in ["s0", "2*s0 + 3", "s0*s1 - s1", "(s0 - 1)//2", "Max(1, s0)", "Min(s0, 4*s1**2)", "s0//s1"] {
+        for text in
+            ["s0", "2*s0 + 3", "s0*s1 - s1", "(s0 - 1)//2", "Max(1, s0)", "Min(s0, 4*s1**2)", "s0//s1"]
+        {
             let n = SymInt::parse(text).unwrap();
             assert_eq!(crate::srepr::parse(&srepr(&n.to_tree())), Ok(n), "{text}");
         }

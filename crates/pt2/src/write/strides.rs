@@ -34,8 +34,15 @@ const OTHERWISE: &[&str] = &[
 
 /// Operators that make their result in order whatever their operands are.
 const IN_ORDER: &[&str] = &[
-    "aten.mm", "aten.bmm", "aten.addmm", "aten.baddbmm", "aten.linear", "aten.embedding", "aten.reshape",
-    "aten.flatten", "aten.native_layer_norm",
+    "aten.mm",
+    "aten.bmm",
+    "aten.addmm",
+    "aten.baddbmm",
+    "aten.linear",
+    "aten.embedding",
+    "aten.reshape",
+    "aten.flatten",
+    "aten.native_layer_norm",
 ];
 
 /// Operators that repeat their operand without moving it.
@@ -85,8 +92,7 @@ impl Strides {
                 return;
             }
             let (op, args) = (node.op(), node.args());
-            let shared =
-                Shared { op, args, from: g.ty(*x), from_meta: None, to: &to, to_meta: &none };
+            let shared = Shared { op, args, from: g.ty(*x), from_meta: None, to: &to, to_meta: &none };
             let steps = shared.steps();
             if !steps.is_empty() {
                 for (&v, step) in node.outputs().iter().zip(&steps) {
@@ -209,8 +215,14 @@ fn after(step: &Step, op: &OpDef, shape: &[SymInt], strides: &[SymInt]) -> Optio
         Step::Select { dim, .. } => drop(out.remove(*dim)),
         Step::Reshape(to) => {
             // Others than these are always possible; a view that is not is written as a reshape.
-            const COPIES: &[&str] =
-                &["aten.reshape", "aten.flatten", "aten.reshape_as", "aten.ravel", "aten.view", "aten._unsafe_view"];
+            const COPIES: &[&str] = &[
+                "aten.reshape",
+                "aten.flatten",
+                "aten.reshape_as",
+                "aten.ravel",
+                "aten.view",
+                "aten._unsafe_view",
+            ];
             let known = || shape.iter().chain(strides).chain(to).all(|n| n.known().is_some());
             let in_order = || (COPIES.contains(&op.packet()) && known()).then(|| contiguous(to));
             return view_strides(shape, strides, to).or_else(in_order);

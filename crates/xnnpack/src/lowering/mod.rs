@@ -10,9 +10,10 @@ mod tables;
 mod weight;
 
 use build::Builder;
-pub use emit::is_fully_connected;
+use emit::is_fully_connected;
 use lowbit_core::backend::{BackendError, Blob, Claim, Lowering};
 use lowbit_core::ir::{Key, NodeId, Program};
+use lowbit_core::ops;
 use lowbit_core::passes::Pipeline;
 
 /// The lowering to XNNPACK.
@@ -37,6 +38,10 @@ impl Lowering for Xnnpack {
             Ok(along) => Claim::Take(along),
             Err(why) => Claim::Leave(why.into()),
         }
+    }
+
+    fn dynamic_dims(&self, program: &Program, reader: NodeId) -> Option<Vec<usize>> {
+        dynamic_dims(program, reader)
     }
 
     fn compile(&self, part: &Program) -> Result<Blob, BackendError> {
@@ -65,5 +70,18 @@ impl Lowering for Xnnpack {
             }
         })?;
         Ok(Blob { bytes: graph.to_bytes(), compile_specs: Vec::new(), named_data })
+    }
+}
+
+/// XNNPACK takes one range for each row of a linear layer, for each pixel of a pointwise convolution (a linear layer to
+/// it), and for each image of any other.
+pub fn dynamic_dims(program: &Program, reader: NodeId) -> Option<Vec<usize>> {
+    let node = program.graph.node(reader);
+    let rank = program.graph.ty(node.operands().next()?).rank();
+    match node.op() {
+        op if *op == ops::LINEAR => Some(vec![rank - 1]),
+        _ if is_fully_connected(program, reader) => Some(vec![1]),
+        op if op.packet().starts_with("aten.conv") => Some((1..rank).collect()),
+        _ => None,
     }
 }

@@ -12,7 +12,7 @@ pub use options::{is_option, with_options};
 pub use rounding::{ROUNDING, ROUNDING_SHARES};
 pub use rules::{RULES, SHARES};
 
-use crate::lowering::is_fully_connected;
+use crate::lowering::dynamic_dims;
 use lowbit_core::ir::{ModuleFrame, NodeId, Program};
 use lowbit_core::ops::{self, OpDef};
 use lowbit_core::passes::{Decompose, Pipeline, ProductsToLinear, Recompose, ScalarsToTensors};
@@ -110,15 +110,3 @@ static RECURRENT: &[&OpDef] = &[
 
 #[cfg(test)]
 mod tests;
-
-/// XNNPACK takes one range for each row of a linear layer, for each pixel of a pointwise convolution (a linear layer to
-/// it), and for each image of any other.
-fn dynamic_dims(program: &Program, reader: NodeId) -> Option<Vec<usize>> {
-    let node = program.graph.node(reader);
-    let rank = program.graph.ty(node.operands().next()?).rank();
-    match node.op() {
-        op if *op == ops::LINEAR => Some(vec![rank - 1]),
-        _ if is_fully_connected(program, reader) => Some(vec![1]),
-        _ => Some((1..rank).collect()),
-    }
-}
