@@ -24,7 +24,7 @@ if [ -z "$python" ]; then
   fi
 fi
 
-cargo build --release -q --manifest-path "$repository/Cargo.toml" -p lowbit
+cargo build --release -q --manifest-path "$repository/Cargo.toml" -p lowbit -p lowbit-pt2 --bins --example copy
 export LOWBIT=${LOWBIT:-${CARGO_TARGET_DIR:-$repository/target}/release/lowbit}
 
 # Exported networks are kept for one version of their sources.

@@ -3,8 +3,10 @@
 use lowbit::data::npy;
 use lowbit_core::Tensor;
 use lowbit_core::executor::Executor;
+use lowbit_core::ir::Program;
 use lowbit_cpu::CpuExecutor;
 use std::collections::BTreeMap;
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 /// Tolerance of floats: |got - expected| <= ATOL + RTOL |expected|, as ExecuTorch's operator suite has it.
@@ -57,8 +59,17 @@ fn check(case: &Path) -> Result<(), String> {
     let program = program.map_err(|e| e.to_string())?;
     let arrays = npy::read(&case.join("io.npz"), |_| true).map_err(|e| e.to_string())?;
     let arrays: BTreeMap<String, Tensor> = arrays.into_iter().collect();
-    let mut session = CpuExecutor::default().load(&program, &[]).map_err(|e| e.to_string())?;
-    let got = session.run(&numbered(&arrays, "in"), &mut |_, _| {}).map_err(|e| e.to_string())?;
+    let run = |program: &Program| {
+        let mut session = CpuExecutor::default().load(program, &[]).map_err(|e| e.to_string())?;
+        session.run(&numbered(&arrays, "in"), &mut |_, _| {}).map_err(|e| e.to_string())
+    };
+    let got = run(&program)?;
+    // Written and read back, it is the same program.
+    let file = lowbit_pt2::write(&program, Cursor::new(vec![])).map_err(|e| e.to_string())?;
+    let copy = lowbit_pt2::read_bytes(file.into_inner().into()).map_err(|e| format!("the copy: {e}"))?;
+    if run(&copy)? != got {
+        return Err("the copy gives other outputs".into());
+    }
     let expected = numbered(&arrays, "out");
     if got.len() != expected.len() {
         return Err(format!("{} outputs, expected {}", got.len(), expected.len()));

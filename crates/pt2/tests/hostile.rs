@@ -372,6 +372,11 @@ proptest! {
         });
         if let Ok(p) = read_bytes(changed) {
             prop_assert!(lowbit_core::ir::verify(&p).is_ok());
+            // What is written of it is read again.
+            if let Ok(file) = lowbit_pt2::write(&p, Cursor::new(vec![])) {
+                let back = read_bytes(file.into_inner().into());
+                prop_assert!(back.is_ok(), "{:?}", back.err());
+            }
         }
     }
 }

@@ -110,7 +110,7 @@ impl<'p> Calls<'p> {
         let ty = self.program.graph.ty(v);
         let in_order = contiguous(&ty.shape);
         let strides = self.strides.of(v).unwrap_or(&in_order);
-        let list = |l: &[SymInt]| l.iter().map(|n| self.sizes.describe(n)).collect::<Vec<_>>();
+        let mut list = |l: &[SymInt]| l.iter().map(|n| self.sizes.describe(n)).collect::<Vec<_>>();
         let meta = description(ty.dtype, &list(&ty.shape), &list(strides));
         self.tensors.insert(self.names.value(v).into(), meta);
     }
@@ -214,8 +214,12 @@ impl<'p> Calls<'p> {
     }
 
     /// The file's graph.
-    pub fn finish(self, signature: &Signature) -> Value {
-        json!({
+    pub fn finish(self, signature: &Signature) -> Result<Value, ExportError> {
+        if let Some(n) = self.sizes.unreadable {
+            let reason = "is too long a formula to be read back".into();
+            return Err(ExportError::Signature { what: format!("size {n}"), reason });
+        }
+        Ok(json!({
             "inputs": signature.inputs,
             "outputs": signature.outputs,
             "nodes": self.nodes,
@@ -225,7 +229,7 @@ impl<'p> Calls<'p> {
             "is_single_tensor_return": false,
             "custom_obj_values": {},
             "sym_float_values": {},
-        })
+        }))
     }
 }
 

@@ -54,7 +54,7 @@ impl<'p> Export<'p> {
         let (signature, call) = border.write(&mut calls)?;
         let model = json!({
             "graph_module": {
-                "graph": calls.finish(&signature),
+                "graph": calls.finish(&signature)?,
                 "signature": {"input_specs": signature.input_specs, "output_specs": signature.output_specs},
                 "module_call_graph": [{"fqn": "", "signature": call}],
                 "metadata": {},

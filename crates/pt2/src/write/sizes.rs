@@ -26,6 +26,8 @@ pub struct Sizes {
     made: BTreeMap<SymInt, String>,
     /// `sym_int_values`
     pub values: Map<String, Value>,
+    /// A formula that readers would not take: no real model has one.
+    pub unreadable: Option<SymInt>,
 }
 
 impl Sizes {
@@ -34,16 +36,21 @@ impl Sizes {
             // 0 and 1 would be taken for fixed.
             (s.clone(), r.hint.unwrap_or(2.max(r.min)).clamp(r.min, r.max.max(r.min)))
         };
-        Sizes { hints: program.symbols.iter().map(hint).collect(), made: BTreeMap::new(), values: Map::new() }
+        let hints = program.symbols.iter().map(hint).collect();
+        Sizes { hints, made: BTreeMap::new(), values: Map::new(), unreadable: None }
     }
 
     /// A size in a tensor's description.
-    pub fn describe(&self, n: &SymInt) -> Value {
+    pub fn describe(&mut self, n: &SymInt) -> Value {
         match n {
             SymInt::Known(n) => json!({"as_int": n}),
             n => {
                 let hint = n.eval(&self.hints).map(|n| json!({"as_int": n})).unwrap_or_default();
-                json!({"as_expr": {"expr_str": srepr(&n.to_tree()), "hint": hint}})
+                let formula = srepr(&n.to_tree());
+                if crate::srepr::parse(&formula).as_ref() != Ok(n) {
+                    self.unreadable.get_or_insert_with(|| n.clone());
+                }
+                json!({"as_expr": {"expr_str": formula, "hint": hint}})
             }
         }
     }
@@ -133,7 +140,8 @@ impl Sizes {
             "is_hop_single_tensor_return": null,
             "name": &name,
         }));
-        self.values.insert(name.clone(), self.describe(result));
+        let value = self.describe(result);
+        self.values.insert(name.clone(), value);
         name
     }
 }
@@ -174,8 +182,17 @@ fn from_tree(tree: &SymTree) -> SymInt {
     }
 }
 
-/// sympy's `srepr`: what [`crate::srepr`] reads.
+/// sympy's `srepr`: what [`crate::srepr`] reads. Sums and products have all their operands in one call, as sympy's do.
 fn srepr(tree: &SymTree) -> String {
+    fn operands(op: SymOp, tree: &SymTree, out: &mut Vec<String>) {
+        match tree {
+            SymTree::Op(inner, a, b) if *inner == op && op != SymOp::FloorDiv => {
+                operands(op, a, out);
+                operands(op, b, out);
+            }
+            other => out.push(srepr(other)),
+        }
+    }
     match tree {
         SymTree::Known(n) => format!("Integer({n})"),
         SymTree::Symbol(s) => format!("Symbol('{s}', positive=True, integer=True)"),
@@ -187,7 +204,10 @@ fn srepr(tree: &SymTree) -> String {
                 SymOp::Max => "Max",
                 SymOp::Min => "Min",
             };
-            format!("{function}({}, {})", srepr(a), srepr(b))
+            let mut list = vec![];
+            operands(*op, a, &mut list);
+            operands(*op, b, &mut list);
+            format!("{function}({})", list.join(", "))
         }
     }
 }
@@ -210,9 +230,16 @@ mod tests {
 
     #[test]
     fn formulas_are_read_back() {
-        for text in
-            ["s0", "2*s0 + 3", "s0*s1 - s1", "(s0 - 1)//2", "Max(1, s0)", "Min(s0, 4*s1**2)", "s0//s1"]
-        {
+        for text in [
+            "s0",
+            "2*s0 + 3",
+            "s0*s1 - s1",
+            "(s0 - 1)//2",
+            "Max(1, s0)",
+            "Min(s0, 4*s1**2)",
+            "s0//s1",
+            "a + b + c + d*e*f",
+        ] {
             let n = SymInt::parse(text).unwrap();
             assert_eq!(crate::srepr::parse(&srepr(&n.to_tree())), Ok(n), "{text}");
         }
