@@ -10,7 +10,7 @@ mod tables;
 mod weight;
 
 use build::Builder;
-use emit::is_fully_connected;
+pub use emit::is_fully_connected;
 use lowbit_core::backend::{BackendError, Blob, Claim, Lowering};
 use lowbit_core::ir::{Key, NodeId, Program};
 use lowbit_core::ops;
