@@ -14,7 +14,8 @@ import warnings
 from pathlib import Path
 
 import torch
-import torchao.quantization  # noqa: F401  registers operators
+import torchao.prototype.quantization.codebook_coreml  # noqa: F401  registers operators
+import torchao.quantization  # noqa: F401
 from executorch.exir.passes import _quant_patterns_and_replacements  # noqa: F401
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.ao.quantization.fx import _decomposed  # noqa: F401

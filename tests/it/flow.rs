@@ -217,6 +217,57 @@ fn unfolded_weights_give_the_same_results() {
 }
 
 #[test]
+fn what_takes_its_shape_from_an_input_is_no_constant() {
+    let p = program(
+        "program {
+          %x : f32[2, 8] = input
+          %y : f32[2, 8] = aten.ones_like.default(%x)
+          return %y
+        }",
+    );
+    let c = converted(&p, &listed(vec![("y", int8().into())]), Fold::default());
+    assert_eq!(operators(&c.program), ["ones_like", "quantize_per_tensor", "dequantize_per_tensor"]);
+}
+
+#[test]
+fn every_reader_owns_what_dequantizes_for_it() {
+    // Both readers are annotated: each has a node of its own. Then one is not, and the maker owns what it reads.
+    let p = program(
+        "program {
+          %x : f32[2, 8] = input
+          %a : f32[2, 8] = aten.relu.default(%x)
+          %b : f32[2, 8] = aten.sigmoid.default(%a)
+          %c : f32[2, 8] = aten.tanh.default(%a)
+          return %b, %c
+        }",
+    );
+    let owners = |claims: &'static [&'static str]| {
+        let q = Claiming(listed(vec![("a", int8().into())]), claims);
+        let c = converted(&p, &q, Fold::default());
+        let g = &c.program.graph;
+        let of = |reader: &str| {
+            let read = g.node(node(&c.program, reader)).operands().next().unwrap();
+            g.node(c.sources[&g.producer(read).unwrap()]).name.to_string()
+        };
+        [of("b"), of("c")]
+    };
+    assert_eq!(owners(&["a", "b", "c"]), ["b", "c"]);
+    assert_eq!(owners(&["a", "c"]), ["a", "c"]);
+    assert_eq!(owners(&["a"]), ["a", "a"]);
+}
+
+/// The same as [`Listed`], and says which nodes it has settled.
+#[derive(Debug)]
+struct Claiming(Listed, &'static [&'static str]);
+
+impl Quantizer for Claiming {
+    fn annotate(&self, p: &Program, out: &mut Annotations) -> Result<(), QuantError> {
+        self.1.iter().for_each(|n| out.claim(&[node(p, n)]));
+        self.0.annotate(p, out)
+    }
+}
+
+#[test]
 fn every_inserted_node_knows_its_source() {
     let p = program(CONV);
     let c = converted(&p, &listed(conv_specs(&p)), Fold::Nothing);

@@ -3,9 +3,11 @@
 mod cases;
 mod decompose;
 mod flow;
+mod integers;
 mod intx;
 mod observers;
 mod op_calls;
 mod pt2e;
 mod random_observers;
 mod shape_rules;
+mod weights;

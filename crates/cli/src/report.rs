@@ -4,7 +4,7 @@ use crate::error::CliError;
 use lowbit_core::dtype::DType;
 use lowbit_core::flow::{Converted, Evaluation, Lowered, Measure, Place};
 use lowbit_core::ir::Program;
-use lowbit_core::quant::{Blocks, Granularity};
+use lowbit_core::quant::{Blocks, Granularity, QRange};
 use serde::{Serialize, Serializer};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,8 +37,9 @@ pub struct Site {
     #[serde(rename = "use")]
     pub user: Option<Use>,
     pub dtype: DType,
-    pub quant_min: i64,
-    pub quant_max: i64,
+    /// `None` where it is stored as floats.
+    pub quant_min: Option<i64>,
+    pub quant_max: Option<i64>,
     pub axis: Option<u32>,
     /// Empty when the device chooses at run time.
     pub scale: Vec<f64>,
@@ -160,9 +161,9 @@ impl Report {
             self.sites.push(Site {
                 value: s.value.clone(),
                 user: s.user.clone().map(|(node, operand)| Use { node, operand }),
-                dtype: s.spec.range.dtype(),
-                quant_min: s.spec.range.min(),
-                quant_max: s.spec.range.max(),
+                dtype: s.spec.dtype,
+                quant_min: s.spec.range.map(QRange::min),
+                quant_max: s.spec.range.map(QRange::max),
                 axis: match s.spec.granularity {
                     Granularity::Channel { axis } | Granularity::Blocks(Blocks::Axis(axis)) => Some(axis),
                     _ => None,

@@ -6,8 +6,8 @@ use crate::dtype::DType;
 use crate::executor::Executor;
 use crate::ir::{Arg, ConstKind, NewNode, NodeId, NodeWriter, Program, Use, ValueId, verify};
 use crate::ops;
-use crate::passes::{DeadCode, Pass, PassError};
-use crate::quant::{Granularity, Mapping, QParams, QuantSpec, Site, Spec, block_counts};
+use crate::passes::{DeadCode, IntegerArithmetic, Pass, PassError, Pipeline};
+use crate::quant::{Codebook, Granularity, Mapping, QParams, QRange, QuantSpec, Site, Spec, block_counts};
 use crate::tensor::Tensor;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,8 @@ pub struct Converted {
     /// Every quantized site with its parameters.
     pub sites: Vec<SiteParams>,
     /// The node that each quantize, dequantize and choose-parameters node belongs to, and whose module it is in: the one that
-    /// makes the value, or the one that reads it where it is quantized or dequantized for a single reader.
+    /// makes the value, or the annotated one that reads it where it is quantized or dequantized for that reader alone
+    /// (torchao's `PortNodeMetaForQDQ`). Values that no node makes belong to their first reader.
     pub sources: BTreeMap<NodeId, NodeId>,
     /// Calibration samples.
     pub samples: usize,
@@ -39,9 +40,9 @@ pub struct SiteParams {
     pub value: String,
     /// The node and operand that read it; `None` where it is quantized for all readers.
     pub user: Option<(String, u32)>,
-    /// Range and granularity.
+    /// What it is stored as.
     pub spec: SiteSpec,
-    /// Scales and zero points; `None` when the device chooses them at run time.
+    /// Scales and zero points; `None` when the device chooses them at run time, and where there are none.
     pub params: Option<QParams>,
     /// The observer's name.
     pub observer: String,
@@ -51,13 +52,35 @@ pub struct SiteParams {
     pub rule: String,
 }
 
-/// Range and granularity of a site.
+/// What a site is stored as.
 #[derive(Copy, Clone, Debug)]
 pub struct SiteSpec {
-    /// The integers.
-    pub range: crate::quant::QRange,
-    /// What shares a scale.
+    /// The element type.
+    pub dtype: DType,
+    /// The integers; `None` for a floating-point type.
+    pub range: Option<QRange>,
+    /// What shares a scale, or a table.
     pub granularity: Granularity,
+}
+
+impl SiteSpec {
+    fn integers(range: QRange, granularity: Granularity) -> Self {
+        SiteSpec { dtype: range.dtype(), range: Some(range), granularity }
+    }
+
+    fn of(spec: &Spec) -> Option<Self> {
+        Some(match spec {
+            Spec::Observed(s) => Self::integers(s.range, s.scheme.granularity),
+            Spec::Fixed(q) => Self::integers(q.range, q.granularity),
+            Spec::Derived { range, scheme, .. } => Self::integers(*range, scheme.granularity),
+            Spec::Cast(dtype) => SiteSpec { dtype: *dtype, range: None, granularity: Granularity::Tensor },
+            Spec::Codebook(c) => {
+                let range = QRange::new(DType::U8, 0, (1 << c.bits()) - 1).ok();
+                SiteSpec { dtype: DType::U8, range, granularity: c.granularity() }
+            }
+            Spec::SharedWith(_) => return None,
+        })
+    }
 }
 
 /// What [`Prepared::convert_with`] quantizes here and now instead of writing quantize nodes.
@@ -73,31 +96,55 @@ pub enum Fold {
     ConstantsAndBuffers,
 }
 
+/// How [`Prepared::convert_with`] converts.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConvertOptions {
+    /// What is quantized here and now.
+    pub fold: Fold,
+    /// Write what a device computes, in integers, instead of operators between dequantize and quantize nodes
+    /// (`use_reference_representation`); see [`IntegerArithmetic`]. Backends do not know layers in this form.
+    pub integers: bool,
+}
+
+impl From<Fold> for ConvertOptions {
+    fn from(fold: Fold) -> Self {
+        ConvertOptions { fold, ..Self::default() }
+    }
+}
+
 impl Prepared {
     /// Converts. Weights are quantized here and now; `executor` computes what is made of constants alone.
     ///
     /// # Errors
     /// [`Error::Unobserved`] lists the sites whose observers saw no data.
     pub fn convert(self, executor: &dyn Executor) -> Result<Converted, Error> {
-        self.convert_with(executor, Fold::default())
+        self.convert_with(executor, ConvertOptions::default())
     }
 
-    /// As [`convert`](Self::convert), and says what is quantized here and now.
+    /// As [`convert`](Self::convert), with options.
     ///
     /// # Errors
     /// As [`convert`](Self::convert).
-    pub fn convert_with(mut self, executor: &dyn Executor, fold: Fold) -> Result<Converted, Error> {
-        let mut constants = self.observe_weights(executor)?;
-        if fold == Fold::Nothing {
-            constants.clear();
-        }
+    pub fn convert_with(
+        mut self,
+        executor: &dyn Executor,
+        options: impl Into<ConvertOptions>,
+    ) -> Result<Converted, Error> {
+        let ConvertOptions { fold, integers } = options.into();
+        let constants = self.observe_weights(executor)?;
         let params = self.qparams()?;
         let sites = site_table(&self, &params);
         let left = |n| self.annotations.reason(n).filter(|_| !self.annotations.is_claimed(n));
         let (reasons, remarks) = (by_name(&self, left), by_name(&self, |n| self.annotations.remarked(n)));
         let sources = BTreeMap::new();
-        let mut out =
-            Rewriter { program: self.program.clone(), prepared: &self, params: &params, constants, sources };
+        let mut out = Rewriter {
+            program: self.program.clone(),
+            prepared: &self,
+            params: &params,
+            constants,
+            fold,
+            sources,
+        };
         out.run()?;
         let Rewriter { mut program, mut sources, .. } = out;
         if fold == Fold::ConstantsAndBuffers {
@@ -106,6 +153,9 @@ impl Prepared {
         let dead = DeadCode;
         dead.run(&mut program).map_err(|reason| PassError::Failed { pass: dead.name(), reason })?;
         verify(&program).map_err(|errors| PassError::Invalid { pass: "convert", errors })?;
+        if integers {
+            Pipeline::run_one(&IntegerArithmetic, &mut program)?;
+        }
         let alive: BTreeSet<NodeId> = program.graph.nodes().collect();
         sources.retain(|n, _| alive.contains(n));
         Ok(Converted {
@@ -130,17 +180,12 @@ fn by_name<'a>(p: &'a Prepared, said: impl Fn(NodeId) -> Option<&'a str>) -> BTr
 fn site_table(p: &Prepared, params: &[Option<QParams>]) -> Vec<SiteParams> {
     let mut rows = Vec::new();
     for (i, g) in p.groups.groups.iter().enumerate() {
-        let spec = match &g.spec {
-            Spec::Observed(s) => SiteSpec { range: s.range, granularity: s.scheme.granularity },
-            Spec::Fixed(q) => SiteSpec { range: q.range, granularity: q.granularity },
-            Spec::Derived { range, scheme, .. } => {
-                SiteSpec { range: *range, granularity: scheme.granularity }
-            }
-            Spec::SharedWith(_) => continue,
-        };
+        let Some(spec) = SiteSpec::of(&g.spec) else { continue };
         let observer = match (&g.spec, &p.observers[i]) {
             (Spec::Fixed(_), _) => "fixed",
             (Spec::Derived { .. }, _) => "derived",
+            (Spec::Cast(_), _) => "cast",
+            (Spec::Codebook(_), _) => "k-means",
             (_, Some(o)) => o.name(),
             _ => "none",
         };
@@ -170,8 +215,9 @@ struct Rewriter<'a> {
     program: Program,
     prepared: &'a Prepared,
     params: &'a [Option<QParams>],
-    /// Values made of constants alone, to be quantized here and now.
+    /// Values made of constants alone.
     constants: BTreeMap<ValueId, Tensor>,
+    fold: Fold,
     sources: BTreeMap<NodeId, NodeId>,
 }
 
@@ -196,15 +242,15 @@ impl Rewriter<'_> {
         let own = groups.of(Site::Output(v));
         let mut current = v;
         if let Some(group) = own {
-            let sole = match &uses[..] {
-                [u] if !before.graph.is_output(v) => Some(u.node),
-                _ => None,
-            };
+            // As in torchao, an annotated reader owns what dequantizes for it, and nobody else does.
+            let annotated = |u: &Use| self.prepared.annotations.is_claimed(u.node);
+            let all = !before.graph.is_output(v) && uses.iter().all(annotated);
+            let first = uses.first().filter(|_| all).map(|u| u.node);
             if let Some(written) = self.own_nodes(v, group, None)? {
                 current = written;
             } else {
                 let q = self.quantize(v, group, None)?;
-                current = self.dequantize(q, group, sole)?;
+                current = self.dequantize(q, group, first)?;
                 self.duplicate(q, group, &uses)?;
             }
             // All other readers, the program's outputs included, now read what the integers stand for.
@@ -228,7 +274,7 @@ impl Rewriter<'_> {
             }
         }
         // A weight that is computed from constants is quantized here and now, whatever it is quantized to elsewhere.
-        let float = if self.constants.contains_key(&v) { v } else { current };
+        let float = if self.folded(v).is_some() { v } else { current };
         for (group, uses) in by_group {
             let reader = Some(uses[0].node);
             if let Some(written) = self.own_nodes(float, group, reader)? {
@@ -244,20 +290,79 @@ impl Rewriter<'_> {
         Ok(())
     }
 
-    /// The nodes of an observer that writes its own.
+    /// A value that is quantized here and now.
+    fn folded(&self, v: ValueId) -> Option<&Tensor> {
+        self.constants.get(&v).filter(|_| self.fold != Fold::Nothing)
+    }
+
+    /// The nodes of a spec without scales, or of an observer that writes its own.
     fn own_nodes(
         &mut self,
         v: ValueId,
         group: usize,
         reader: Option<NodeId>,
     ) -> Result<Option<ValueId>, Error> {
-        let Some(observer) = &self.prepared.observers[group] else { return Ok(None) };
         let owner = self.owner(v, reader);
+        match self.prepared.groups.groups[group].spec {
+            Spec::Cast(dtype) => return self.cast(v, dtype, owner).map(Some),
+            Spec::Codebook(codebook) => return self.look_up(v, codebook, owner).map(Some),
+            _ => {}
+        }
+        let Some(observer) = &self.prepared.observers[group] else { return Ok(None) };
         let mut nodes = NodeWriter::behind(&mut self.program, v, owner);
         let Some(written) = observer.write(v, &mut nodes) else { return Ok(None) };
         let made = nodes.made();
         self.sources.extend(made.into_iter().filter_map(|n| Some((n, owner?))));
         written.map(Some).map_err(|e| self.broken(v, e))
+    }
+
+    /// `v` in another floating-point type and back.
+    fn cast(&mut self, v: ValueId, dtype: DType, owner: Option<NodeId>) -> Result<ValueId, Error> {
+        let back = self.program.graph.ty(v).dtype;
+        let narrow = match self.folded(v).map(|t| (t.shape().to_vec(), t.to_f32().into_owned())) {
+            Some((shape, x)) => {
+                let t = Tensor::from_f32(dtype, &shape, &x).map_err(|e| self.failed(v, e.to_string()))?;
+                let lost = t.to_f32().iter().zip(&x).filter(|(t, x)| x.is_finite() && !t.is_finite()).count();
+                if lost > 0 {
+                    return Err(
+                        self.failed(v, format!("{lost} elements are too large for {dtype}; leave it out"))
+                    );
+                }
+                self.constant(v, &dtype.to_string(), ConstKind::Tensor, t)
+            }
+            None => {
+                let n = self.insert(
+                    NewNode::new(&ops::CONVERT_ELEMENT_TYPE, [v.into(), dtype.into()]),
+                    v,
+                    owner,
+                )?;
+                self.program.graph.node(n).output()
+            }
+        };
+        let n = NewNode::new(&ops::CONVERT_ELEMENT_TYPE, [narrow.into(), back.into()]);
+        let n = self.insert(n, narrow, owner)?;
+        Ok(self.program.graph.node(n).output())
+    }
+
+    /// `v` looked up in tables by indices. As torchao exports it, these are bytes that are widened first.
+    fn look_up(&mut self, v: ValueId, codebook: Codebook, owner: Option<NodeId>) -> Result<ValueId, Error> {
+        let encoded = self.constants.get(&v).map(|t| codebook.encode(t));
+        let none = || self.failed(v, "codebooks are for constants, and this is computed from inputs");
+        let (codes, tables) = encoded.ok_or_else(none)?.map_err(|e| self.failed(v, e.0))?;
+        let shape = &self.program.graph.ty(v).shape;
+        let block = codebook.granularity().block_sizes(shape).map_err(|e| self.failed(v, e))?;
+        let codes = self.constant(v, "codes", ConstKind::Tensor, codes);
+        let tables = self.constant(v, "codebook", ConstKind::Tensor, tables);
+        let n = self.insert(NewNode::new(&ops::TO_COPY, [codes.into(), DType::I32.into()]), codes, owner)?;
+        let codes = self.program.graph.node(n).output();
+        let bits = i64::from(codebook.bits());
+        let mut args = vec![codes.into(), tables.into(), bits.into(), Arg::Ints(block)];
+        let float = self.program.graph.ty(v).dtype;
+        if float != DType::F32 {
+            args.push(float.into());
+        }
+        let n = self.insert(NewNode::new(&ops::DEQUANTIZE_CODEBOOK, args), codes, owner)?;
+        Ok(self.program.graph.node(n).output())
     }
 
     /// A dequantize of its own for every annotated reader (torchao's `DuplicateDQPass`), so that backends can take each
@@ -279,7 +384,7 @@ impl Rewriter<'_> {
     /// The integers of `v`: a constant where `v` is one, a node otherwise.
     fn quantize(&mut self, v: ValueId, group: usize, reader: Option<NodeId>) -> Result<Quantized, Error> {
         let Some(params) = self.params[group].clone() else { return self.quantize_dynamic(v, group, reader) };
-        let ints = self.constants.get(&v).map(|t| params.quantize(t)).transpose();
+        let ints = self.folded(v).map(|t| params.quantize(t)).transpose();
         let ints = ints.map_err(|e| self.failed(v, e.0))?;
         if ints.is_none() && params.zero_point.iter().any(|z| z.fract() != 0.0) {
             return Err(self.failed(v, "fractional zero points are for constants, which are folded"));

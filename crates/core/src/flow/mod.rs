@@ -9,7 +9,7 @@ pub mod lower;
 mod prepare;
 mod revise;
 
-pub use convert::{Converted, Fold, SiteParams, SiteSpec};
+pub use convert::{ConvertOptions, Converted, Fold, SiteParams, SiteSpec};
 pub use device::device_program;
 pub use evaluate::{Evaluation, Evaluator, Measure, worst_first};
 

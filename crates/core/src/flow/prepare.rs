@@ -311,6 +311,7 @@ impl Prepared {
         for (i, g) in self.groups.groups.iter().enumerate() {
             done[i] = match (&g.spec, &self.observers[i]) {
                 (Spec::Observed(s), _) if s.dynamic => Some(None),
+                (Spec::Cast(_) | Spec::Codebook(_), _) => Some(None),
                 // torchao keeps them in an f32 tensor.
                 (Spec::Fixed(p), _) => {
                     let scale = p.scale.iter().map(|s| f64::from(*s as f32)).collect();

@@ -1,9 +1,11 @@
 //! Quantize, dequantize and the choice of parameters (`torch.ops.quantized_decomposed`).
 
+use super::rules::differ;
 use super::{Call, InferError};
 use crate::dtype::DType;
 use crate::ir::{Arg, TensorType};
 use crate::quant::block_counts;
+use crate::symint::SymInt;
 
 ops! {
     QUANTIZE_PER_TENSOR = "quantized_decomposed.quantize_per_tensor.default" "(Tensor input, float scale, int zero_point, int quant_min, int quant_max, ScalarType dtype) -> Tensor", |c| quantize(c, 5), elementwise;
@@ -24,6 +26,7 @@ ops! {
     CHOOSE_QPARAMS_PER_TOKEN_ASYMMETRIC = "quantized_decomposed.choose_qparams_per_token_asymmetric.default" "(Tensor input, ScalarType dtype) -> (Tensor, Tensor)", choose_per_token;
     QUANTIZE_AFFINE = "torchao.quantize_affine.default" "(Tensor input, SymInt[] block_size, Tensor scale, Tensor? zero_point, ScalarType output_dtype, Scalar? quant_min=None, Scalar? quant_max=None) -> Tensor", |c| quantize(c, 4);
     DEQUANTIZE_AFFINE = "torchao.dequantize_affine.default" "(Tensor input, SymInt[] block_size, Tensor scale, Tensor? zero_point, ScalarType input_dtype, Scalar? quant_min=None, Scalar? quant_max=None, ScalarType output_dtype=float) -> Tensor", |c| dequantize_to(c, 4, 7);
+    DEQUANTIZE_CODEBOOK = "quant.dequantize_codebook.default" "(Tensor codes, Tensor codebook, SymInt nbits, SymInt[] block_size, ScalarType output_dtype=float) -> Tensor", codebook;
     CHOOSE_QPARAMS_AFFINE = "torchao.choose_qparams_affine.default" "(Tensor? input, str mapping_type, SymInt[] block_size, ScalarType target_dtype, Scalar? quant_min=None, Scalar? quant_max=None, float? eps=None, ScalarType? scale_dtype=None, ScalarType? zero_point_dtype=None, bool keepdim=False) -> (Tensor, Tensor)", choose_affine;
 }
 
@@ -69,6 +72,32 @@ fn dequantize_to(c: &Call<'_>, dtype: usize, out: usize) -> Result<Vec<TensorTyp
     let mut t = dequantize(c, dtype)?;
     t[0].dtype = c.opt_dtype(out).unwrap_or(DType::F32);
     Ok(t)
+}
+
+/// Tables for each block of codes: as many along each dimension as there are blocks, then `2^nbits` vectors.
+fn codebook(c: &Call<'_>) -> Result<Vec<TensorType>, InferError> {
+    let (codes, tables, bits, block) = (c.tensor(0)?, c.tensor(1)?, c.int(2)?, c.syms(3)?);
+    if !codes.dtype.is_int() {
+        return c.error(format!("codes are integers, not {codes}"));
+    }
+    if !(1..=8).contains(&bits) {
+        return c.error(format!("codes have 1 to 8 bits, not {bits}"));
+    }
+    // −1 stands for the whole dimension.
+    let whole = SymInt::Known(-1);
+    let blocks = codes.shape.iter().zip(block).map(|(n, b)| if *b == whole { n } else { b });
+    let mut want: Vec<SymInt> = codes.shape.iter().zip(blocks).map(|(n, b)| n.floor_div(b)).collect();
+    want.push((1 << bits).into());
+    let fits = |(a, b): (&SymInt, &SymInt)| !differ(a, b);
+    let [parts @ .., vector] = &tables.shape[..] else { return c.error("the codebook is a scalar") };
+    if block.len() != codes.rank() || parts.len() != want.len() || !want.iter().zip(parts).all(fits) {
+        return c.error(format!("tables {tables} do not fit codes {codes} of {bits} bits in blocks of {block:?}"));
+    }
+    let mut shape = codes.shape.clone();
+    if *vector != 1 {
+        shape.push(vector.clone());
+    }
+    Ok(vec![TensorType { dtype: c.opt_dtype(4).unwrap_or(DType::F32), shape }])
 }
 
 /// One scale and zero point a row.

@@ -72,12 +72,18 @@ fn read(node: &Node) -> impl Iterator<Item = ValueId> + '_ {
     node.operands().skip(skipped)
 }
 
-/// Values that depend on constants alone, the constants included, by number.
+/// Values that are computed from constants alone, the constants included, by number. What takes its shape from an input
+/// (`ones_like`) is none of them, though its elements are known.
 pub(crate) fn constant_values(program: &Program) -> Vec<bool> {
-    fixed_values(program, |n| is_settled(program, n))
+    let computed = |n| program.graph.node(n).operands().collect();
+    fixed_values(program, computed, |n| is_settled(program, n))
 }
 
-fn fixed_values(program: &Program, foldable: impl Fn(NodeId) -> bool) -> Vec<bool> {
+fn fixed_values(
+    program: &Program,
+    reads: impl Fn(NodeId) -> Vec<ValueId>,
+    foldable: impl Fn(NodeId) -> bool,
+) -> Vec<bool> {
     let g = &program.graph;
     let mut fixed = vec![false; g.values().len()];
     for (c, k) in program.constants.iter() {
@@ -86,7 +92,7 @@ fn fixed_values(program: &Program, foldable: impl Fn(NodeId) -> bool) -> Vec<boo
     for n in g.nodes() {
         let node = g.node(n);
         // What has no operands at all (arange, zeros) is as fixed as a constant.
-        if !node.op().traits.random && read(node).all(|v| fixed[v.index()]) && foldable(n) {
+        if !node.op().traits.random && reads(n).iter().all(|v| fixed[v.index()]) && foldable(n) {
             node.outputs().iter().for_each(|v| fixed[v.index()] = true);
         }
     }
@@ -132,8 +138,9 @@ struct Search<'p> {
 
 impl<'p> Search<'p> {
     fn new(program: &'p Program) -> Self {
-        let fixed = fixed_values(program, |n| foldable(program, n));
         let g = &program.graph;
+        let reads = |n| read(g.node(n)).collect();
+        let fixed = fixed_values(program, reads, |n| foldable(program, n));
         let needed_by = |n: NodeId| g.node(n).outputs().iter().any(|o| !fixed[o.index()]);
         let needed = |v: ValueId| g.is_output(v) || g.value(v).uses().iter().any(|u| needed_by(u.node));
         let live = || program.live_constants();

@@ -12,7 +12,7 @@ mod recompose;
 mod scalars_to_tensors;
 
 pub use dead_code::DeadCode;
-pub use decompose::Decompose;
+pub use decompose::{Decompose, IntegerArithmetic};
 pub use duplicate_dequantize::DuplicateDequantize;
 pub use fold_batch_norm::FoldBatchNorm;
 pub use fold_constants::FoldConstants;

@@ -19,6 +19,14 @@ pub enum Blocks {
     Token,
     /// Blocks are runs of this many elements along the last axis (`PerGroup`).
     Group(u32),
+    /// Blocks are runs of `size` neighbouring indices of an axis, with all that lies in them (Core ML's
+    /// `per_grouped_channel`).
+    Channels {
+        /// The axis, counted from the front.
+        axis: u32,
+        /// Indices that go together.
+        size: u32,
+    },
     /// Blocks of these sizes in the last four dimensions, and of size 1 in any before them (`PerBlock`).
     Sizes([u32; 4]),
 }
@@ -56,6 +64,11 @@ impl Granularity {
             Granularity::Channel { axis: a } | Granularity::Blocks(Blocks::Axis(a)) => {
                 let mut block = shape.to_vec();
                 block[axis(a)?] = one;
+                block
+            }
+            Granularity::Blocks(Blocks::Channels { axis: a, size }) => {
+                let mut block = shape.to_vec();
+                block[axis(a)?] = i64::from(size).into();
                 block
             }
             Granularity::Blocks(Blocks::Row(a)) => only(axis(a)?, shape[axis(a)?].clone()),
@@ -157,6 +170,7 @@ mod tests {
         assert_eq!(by(Blocks::Row(1)), (vec![1, 4, 1], vec![3, 10]));
         assert_eq!(by(Blocks::Token), (vec![1, 1, 10], vec![3, 4]));
         assert_eq!(by(Blocks::Group(5)), (vec![1, 1, 5], vec![3, 4, 2]));
+        assert_eq!(by(Blocks::Channels { axis: 1, size: 2 }), (vec![3, 2, 10], vec![2]));
         assert_eq!(by(Blocks::sizes(&[2, 5]).unwrap()), (vec![1, 2, 5], vec![3, 2, 2]));
         for bad in [Blocks::Group(3), Blocks::Axis(3), Blocks::Sizes([2, 1, 1, 1])] {
             assert!(Granularity::Blocks(bad).block_sizes(&shape).is_err(), "{bad:?}");

@@ -146,6 +146,8 @@ fn same_parameters(a: &Spec, b: &Spec) -> bool {
     match (a, b) {
         (Spec::Observed(a), Spec::Observed(b)) => key(a) == key(b),
         (Spec::Fixed(a), Spec::Fixed(b)) => a == b,
+        (Spec::Cast(a), Spec::Cast(b)) => a == b,
+        (Spec::Codebook(a), Spec::Codebook(b)) => a == b,
         (Spec::Derived { range: r, scheme: s, .. }, Spec::Derived { range: t, scheme: u, .. }) => {
             r == t && s == u
         }

@@ -2,6 +2,7 @@
 
 mod annotations;
 mod blocks;
+mod codebook;
 mod groups;
 pub mod observer;
 mod qparams;
@@ -10,6 +11,7 @@ mod spec;
 
 pub use annotations::{Annotation, Annotations, Site};
 pub use blocks::{Blocks, block_counts, runs};
+pub use codebook::Codebook;
 pub use groups::{Group, Groups};
 pub use qparams::{QuantizeError, choose_qparams};
 pub use scheme::{Granularity, Mapping, ParamTypes, QParams, QRange, QScheme};

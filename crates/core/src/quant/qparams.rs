@@ -63,8 +63,9 @@ impl QuantSpec {
         let chosen =
             ranges.iter().map(|&(lo, hi)| choose_qparams(lo, hi, self.range, self.scheme, self.eps as f32));
         let (scale, zero_point): (Vec<_>, _) = chosen.unzip();
-        let scale = round_to(self.types.scale, scale).into_iter().map(f64::from).collect();
-        QParams { types: self.types, ..QParams::new(self.range, self.scheme.granularity, scale, zero_point) }
+        let scale = scale.into_iter().map(f64::from).collect();
+        let params = QParams::new(self.range, self.scheme.granularity, scale, zero_point);
+        QParams { types: self.types, ..params }.rounded()
     }
 }
 
@@ -83,6 +84,13 @@ fn round_to(dtype: Option<DType>, x: Vec<f32>) -> Vec<f32> {
 pub struct QuantizeError(pub String);
 
 impl QParams {
+    /// With scales as their element type holds them.
+    pub(super) fn rounded(mut self) -> Self {
+        let scales = round_to(self.types.scale, self.scale.into_iter().map(|s| s as f32).collect());
+        self.scale = scales.into_iter().map(f64::from).collect();
+        self
+    }
+
     /// Whether zero is exact, that is, every zero point is whole and lies in range.
     pub fn is_valid(&self) -> bool {
         let (min, max) = (self.range.min() as f64, self.range.max() as f64);
@@ -116,13 +124,24 @@ impl QParams {
         let blocks = matches!(self.granularity, Granularity::Blocks(_));
         let (lo, hi) = (self.range.min() as f32, self.range.max() as f32);
         let values = x.to_f32();
+        // Half floats with scales of the same type are multiplied in it.
+        let product = self.types.scale.filter(|&s| blocks && s == x.dtype());
+        let times = |v: f32, s: f32| match product {
+            Some(DType::F16) => half::f16::from_f32(v * s).to_f32(),
+            Some(DType::BF16) => half::bf16::from_f32(v * s).to_f32(),
+            _ => v * s,
+        };
         let mut ints = vec![0i32; x.numel()];
         runs(shape, &block, |b, run| {
             let (s, z) = (inv[b], self.zero_point[b] as f32);
             let pairs = ints[run.clone()].iter_mut().zip(&values[run]);
             match blocks && z.fract() != 0.0 {
-                true => pairs.for_each(|(q, v)| *q = (v * s + z).round_ties_even().clamp(lo, hi) as i32),
-                false => pairs.for_each(|(q, v)| *q = ((v * s).round_ties_even() + z).clamp(lo, hi) as i32),
+                true => {
+                    pairs.for_each(|(q, v)| *q = (times(*v, s) + z).round_ties_even().clamp(lo, hi) as i32)
+                }
+                false => {
+                    pairs.for_each(|(q, v)| *q = (times(*v, s).round_ties_even() + z).clamp(lo, hi) as i32)
+                }
             }
         });
         let tensor = match self.range.dtype() {

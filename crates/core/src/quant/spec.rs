@@ -2,6 +2,7 @@
 
 use super::annotations::Site;
 use super::blocks::Blocks;
+use super::codebook::Codebook;
 use super::scheme::{Granularity, Mapping, ParamTypes, QParams, QRange, QScheme};
 use crate::dtype::DType;
 use crate::ir::{NodeWriter, ValueId};
@@ -30,6 +31,11 @@ pub enum Spec {
         /// Granularity and mapping of the result.
         scheme: QScheme,
     },
+    /// Rounded to another floating-point type, and cast back where it is read (`PlaceholderObserver` with float16).
+    /// Constants are stored in that type.
+    Cast(DType),
+    /// A constant that becomes indices into tables.
+    Codebook(Codebook),
 }
 
 impl From<QuantSpec> for Spec {
@@ -148,6 +154,9 @@ pub enum ObserverKind {
         /// Number of bins; PyTorch's default is 2048.
         bins: u32,
     },
+    /// Searches for parameters in the values of one constant: scales for symmetric mappings, zero points for fractional ones
+    /// (half-quadratic quantization).
+    Hqq,
     /// Watches nothing: dynamic quantization (`PlaceholderObserver`).
     Placeholder,
     /// Keeps every value, for a look at them; it chooses no parameters (`RecordingObserver`).
@@ -161,6 +170,7 @@ impl PartialEq for ObserverKind {
         match (self, other) {
             (ObserverKind::MinMax, ObserverKind::MinMax) => true,
             (ObserverKind::Placeholder, ObserverKind::Placeholder)
+            | (ObserverKind::Hqq, ObserverKind::Hqq)
             | (ObserverKind::Recording, ObserverKind::Recording) => true,
             (ObserverKind::MovingAverage { constant: a }, ObserverKind::MovingAverage { constant: b }) => {
                 a == b

@@ -3,12 +3,16 @@
 mod compose;
 mod config;
 mod embedding;
+mod pattern;
 mod rules;
+mod weights;
 
 pub use compose::Composed;
-pub use config::{OpConfig, Scope};
+pub use config::{OpConfig, Predicate, Scope};
 pub use embedding::EmbeddingQuantizer;
+pub use pattern::Pattern;
 pub use rules::{Match, Rule, RuleQuantizer};
+pub use weights::{Intx, WeightConfig, WeightQuantizer};
 
 use crate::flow::Prepared;
 use crate::ir::{NodeId, Program};

@@ -135,7 +135,34 @@ fn conv(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
             (c.widened(3, n, &vec![1; n])?, c.widened(4, n, &vec![0; n])?, c.widened(5, n, &vec![1; n])?);
         return transposed(c, &mut outs[0], &stride, &padding, &dilation, c.int(8)?);
     };
+    if !outs[0].dtype.is_float() {
+        return integers(c, &g, &mut outs[0]);
+    }
     run(c, &mut outs[0], |x, w, b, o| forward(c.isa, &g, x, w, b, o))
+}
+
+/// A convolution of integers, which floats do not hold.
+fn integers(c: &KernelCall<'_>, g: &Geometry, out: &mut TensorMut<'_>) -> Result {
+    let (x, w) = (c.tensor(0)?.as_vec::<i64>(), c.tensor(1)?.as_vec::<i64>());
+    let bias = c.opt_tensor(2).map(|b| b.as_vec::<i64>());
+    let (ic, oc) = (g.in_channels / g.groups.max(1), g.out_channels / g.groups.max(1));
+    let (plane, positions): (usize, usize) = (g.input.iter().product(), g.output.iter().product());
+    let taps = g.taps();
+    let mut y = vec![0i64; out.numel()];
+    for (k, y) in y.chunks_exact_mut(positions.max(1)).enumerate() {
+        let (image, o) = (k / g.out_channels, k % g.out_channels);
+        y.fill(bias.as_ref().map_or(0, |b| b[o]));
+        for i in 0..ic {
+            let from = &x[(image * g.in_channels + o / oc * ic + i) * plane..];
+            let weight = &w[(o * ic + i) * taps..];
+            g.for_each_row(|t, row, inside, first, step| {
+                let to = y[row + inside.start..row + inside.end].iter_mut().enumerate();
+                to.for_each(|(j, y)| *y = y.wrapping_add(weight[t].wrapping_mul(from[first + j * step])));
+            });
+        }
+    }
+    out.store(y);
+    Ok(())
 }
 
 fn transposed(

@@ -39,6 +39,19 @@ fn linear(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
         outs[0].store(rows);
         return Ok(());
     }
+    if !outs[0].dtype.is_float() {
+        let (x, w) = (x.as_vec::<i64>(), w.as_vec::<i64>());
+        let b = bias.map(|b| b.as_vec::<i64>());
+        let mut y = Vec::with_capacity(outs[0].numel());
+        for row in x.chunks_exact(k.max(1)) {
+            let dot = |j: usize| {
+                row.iter().zip(&w[j * k..]).map(|(x, w)| x.wrapping_mul(*w)).fold(0, i64::wrapping_add)
+            };
+            y.extend((0..n).map(|j| dot(j).wrapping_add(b.as_ref().map_or(0, |b| b[j]))));
+        }
+        outs[0].store(y);
+        return Ok(());
+    }
     let m = x.numel() / k.max(1);
     let (x, w) = (x.as_vec::<f32>(), w.as_vec::<f32>());
     let b = bias.map(|b| b.as_vec::<f32>());

@@ -204,10 +204,13 @@ fn choose_per_token_asymmetric(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -
 
 /// Block sizes of argument `i`.
 fn block_sizes(c: &KernelCall<'_>, i: usize) -> std::result::Result<Vec<usize>, KernelError> {
+    fitting(c.ints(i)?, c.tensor(0)?.shape)
+}
+
+fn fitting(block: &[i64], shape: &[usize]) -> std::result::Result<Vec<usize>, KernelError> {
     // A dimension of size zero is its own block.
     let size = |&b: &i64| usize::try_from(b).ok().map(|b| b.max(1));
-    let block: Option<Vec<usize>> = c.ints(i)?.iter().map(size).collect();
-    let shape = c.tensor(0)?.shape;
+    let block: Option<Vec<usize>> = block.iter().map(size).collect();
     let fits =
         |block: &Vec<usize>| block.len() == shape.len() && shape.iter().zip(block).all(|(n, b)| n % b == 0);
     block.filter(fits).ok_or_else(|| KernelError::new("block sizes do not divide the input"))
@@ -267,6 +270,29 @@ fn dequantize_affine(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     Ok(())
 }
 
+/// `dequantize_codebook(codes, codebook, nbits, block_size, …)`: element `i` of block `b` is vector `codes[i]` of table `b`.
+fn dequantize_codebook(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
+    let (codes, tables) = (c.tensor(0)?, c.tensor(1)?);
+    let whole = c.ints(3)?.iter().zip(codes.shape).map(|(&b, &n)| if b == -1 { n as i64 } else { b });
+    let block = fitting(&whole.collect::<Vec<_>>(), codes.shape)?;
+    let [.., length, vector] = *tables.shape else {
+        return Err(KernelError::new("the codebook has no vectors"));
+    };
+    let (codes, entries) = (codes.as_vec::<i64>(), tables.as_vec::<f32>());
+    if let Some(bad) = codes.iter().find(|c| !(0..length as i64).contains(c)) {
+        return Err(KernelError::new(format!("code {bad} is outside a table of {length}")));
+    }
+    let mut x = vec![0f32; codes.len() * vector];
+    runs(c.tensor(0)?.shape, &block, |b, run| {
+        for i in run {
+            let at = (b * length + codes[i] as usize) * vector;
+            x[i * vector..(i + 1) * vector].copy_from_slice(&entries[at..at + vector]);
+        }
+    });
+    outs[0].store(x);
+    Ok(())
+}
+
 /// `choose_qparams_affine(input, mapping, block_size, dtype, quant_min, quant_max, eps, …)`
 fn choose_qparams_affine(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let x = c.tensor(0)?;
@@ -319,4 +345,5 @@ pub(super) const TABLE: Table = &[
     ("torchao.quantize_affine.default", quantize_affine),
     ("torchao.dequantize_affine.default", dequantize_affine),
     ("torchao.choose_qparams_affine.default", choose_qparams_affine),
+    ("quant.dequantize_codebook.default", dequantize_codebook),
 ];

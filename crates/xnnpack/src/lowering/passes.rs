@@ -46,6 +46,7 @@ static IN_PIECES: &[&OpDef] = &[
     &ops::UPSAMPLE_BICUBIC2D_AA_VEC,
     &ops::UPSAMPLE_BICUBIC2D_AA,
     &ops::AFFINE_GRID_GENERATOR,
+    &ops::DEQUANTIZE_CODEBOOK,
 ];
 
 /// Pads with what lies at the borders: pieces put together, when they are narrow, or whole.

@@ -22,7 +22,8 @@ pub struct Lowered {
     pub program: Program,
     /// The compiled parts, in the order they are called.
     pub delegates: Vec<Delegate>,
-    /// Where each node went, in program order, as the program was after the backends' passes.
+    /// Where each node went, in program order, as the program was after the backends' passes. Codebooks that a backend's
+    /// passes put floats in the place of follow.
     pub nodes: Vec<Placement>,
 }
 
@@ -99,8 +100,15 @@ pub fn lower(mut program: Program, backends: &[&dyn Lowering]) -> Result<Lowered
     let mut delegates = Vec::new();
     let mut nodes: Vec<Placement> = Vec::new();
     for (i, backend) in backends.iter().enumerate() {
+        let books = codebooks(&program);
         backend.passes().run(&mut program)?;
-        let (outer, parts, places) = lower_to(&program, *backend, delegates.len())?;
+        let left = codebooks(&program);
+        let why = format!("{} has no codebooks; the values are stored as floats", backend.delegate_id());
+        let folded = books.into_iter().filter(|b| left.iter().all(|l| l.name != b.name));
+        let folded: Vec<Placement> =
+            folded.map(|b| Placement { place: Place::Outside(why.clone()), ..b }).collect();
+        let (outer, parts, mut places) = lower_to(&program, *backend, delegates.len())?;
+        places.extend(folded);
         nodes = merge(std::mem::take(&mut nodes), places, i == 0);
         program = outer;
         delegates.extend(parts);
@@ -158,6 +166,13 @@ fn lower_to(program: &Program, backend: &dyn Lowering, first: usize) -> Result<P
             }
         }
     }
+}
+
+/// Nodes that look values up in tables.
+fn codebooks(program: &Program) -> Vec<Placement> {
+    let mut nodes = placements(program, |_| Place::Outside(String::new()));
+    nodes.retain(|n| n.op == ops::DEQUANTIZE_CODEBOOK.name);
+    nodes
 }
 
 fn placements(program: &Program, place: impl Fn(NodeId) -> Place) -> Vec<Placement> {

@@ -9,6 +9,7 @@ mod conv;
 mod create;
 mod einsum;
 mod index;
+mod integers;
 mod matmul;
 mod norm;
 mod pad;
@@ -21,6 +22,7 @@ mod rnn;
 mod shape;
 mod sort;
 
+pub use integers::IntegerArithmetic;
 pub use pad::NARROW;
 
 use super::{Pass, PassFailure};
@@ -101,36 +103,41 @@ impl Pass for Decompose {
     }
 
     fn run(&self, program: &mut Program) -> Result<bool, PassFailure> {
-        let mut work: Vec<NodeId> = program.graph.nodes().rev().collect();
-        let mut changed = false;
-        // Expansions get simpler step by step; the bound only guards against a circle in the tables.
-        let mut budget = 1_000_000usize;
-        while let Some(n) = work.pop() {
-            if (self.keep)(program, n) {
-                continue;
-            }
-            let node = program.graph.node(n).clone();
-            let Some(rule) = rule(node.op()) else { continue };
-            budget = budget
-                .checked_sub(1)
-                .ok_or_else(|| PassFailure("decompositions do not come to an end".into()))?;
-            let mut build = Build { program, at: n, module: node.module.clone(), made: vec![] };
-            let fail = |e: PassFailure| PassFailure(format!("{} ({}): {}", node.name, node.op().name, e.0));
-            let result = rule(&mut build, &node).map_err(fail)?;
-            let made = build.made;
-            let Some(outputs) = result else {
-                program.graph.erase_all(&made);
-                continue;
-            };
-            for (&from, &to) in node.outputs().iter().zip(&outputs) {
-                program.graph.replace_uses(from, to, None);
-            }
-            program.graph.erase(n);
-            work.extend(made.into_iter().rev());
-            changed = true;
-        }
-        Ok(changed)
+        expand(program, |p, n| if (self.keep)(p, n) { None } else { rule(p.graph.node(n).op()) })
     }
+}
+
+/// Puts what rules make in the place of nodes, and in the place of nodes in that, until no node has a rule.
+fn expand(
+    program: &mut Program,
+    rule_of: impl Fn(&Program, NodeId) -> Option<Rule>,
+) -> Result<bool, PassFailure> {
+    let mut work: Vec<NodeId> = program.graph.nodes().rev().collect();
+    let mut changed = false;
+    // Expansions get simpler step by step; the bound only guards against a circle in the tables.
+    let mut budget = 1_000_000usize;
+    while let Some(n) = work.pop() {
+        let Some(rule) = rule_of(program, n) else { continue };
+        let node = program.graph.node(n).clone();
+        budget = budget
+            .checked_sub(1)
+            .ok_or_else(|| PassFailure("decompositions do not come to an end".into()))?;
+        let mut build = Build { program, at: n, module: node.module.clone(), made: vec![] };
+        let fail = |e: PassFailure| PassFailure(format!("{} ({}): {}", node.name, node.op().name, e.0));
+        let result = rule(&mut build, &node).map_err(fail)?;
+        let made = build.made;
+        let Some(outputs) = result else {
+            program.graph.erase_all(&made);
+            continue;
+        };
+        for (&from, &to) in node.outputs().iter().zip(&outputs) {
+            program.graph.replace_uses(from, to, None);
+        }
+        program.graph.erase(n);
+        work.extend(made.into_iter().rev());
+        changed = true;
+    }
+    Ok(changed)
 }
 
 /// Makes nodes in front of the one that is being expanded.

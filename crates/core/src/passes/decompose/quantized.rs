@@ -4,7 +4,9 @@ use super::{Build, PassFailure, Table, Values, integer, number, one, out_type};
 use crate::dtype::DType;
 use crate::ir::{Arg, Node, ValueId};
 use crate::ops;
+use crate::quant::runs;
 use crate::symint::SymInt;
+use crate::tensor::{Tensor, TensorError};
 
 /// A tensor with every dimension that holds several blocks split into blocks and what is in one.
 struct Blocks {
@@ -155,6 +157,45 @@ fn dequantize_tensor2(b: &mut Build<'_>, n: &Node) -> Values {
     tensor2(b, n, &ops::DEQUANTIZE_PER_TENSOR_TENSOR)
 }
 
+/// A constant, also behind a change of element type.
+fn constant(b: &Build<'_>, v: ValueId) -> Option<Tensor> {
+    let g = &b.program.graph;
+    let cast = || g.producer(v).map(|n| g.node(n)).filter(|n| *n.op() == ops::TO_COPY);
+    b.program.frozen(v).or_else(|| b.program.frozen(cast()?.operands().next()?)).cloned()
+}
+
+/// Tables in constants are looked up here and now, for runtimes that know of no codebooks; others by one index for each
+/// element into all of them together.
+fn dequantize_codebook(b: &mut Build<'_>, n: &Node) -> Values {
+    let (codes, tables) = (b.tensor(n, 0)?, b.tensor(n, 1)?);
+    let out = out_type(b, n);
+    let (Some(shape), Some(sizes)) = (b.ty(codes).known_shape(), b.ty(tables).known_shape()) else {
+        return Ok(None);
+    };
+    let [parts @ .., length, 1] = &sizes[..] else { return Ok(None) };
+    let block: Vec<usize> = shape.iter().zip(parts).map(|(n, p)| n / (*p).max(1)).collect();
+    let mut first = vec![0i64; shape.iter().product()];
+    runs(&shape, &block, |part, run| first[run].fill((part * length) as i64));
+    let failed = |e: TensorError| PassFailure(e.to_string());
+    if let (Some(codes), Some(tables)) = (constant(b, codes), constant(b, tables)) {
+        let entries = tables.to_f32();
+        let found =
+            first.iter().zip(codes.to_f64()).map(|(at, code)| entries.get(*at as usize + code as usize));
+        let found: Option<Vec<f32>> = found.map(|e| e.copied()).collect();
+        let found = found.ok_or_else(|| PassFailure("a code is outside its table".into()))?;
+        let tensor = Tensor::from_f32(out.dtype, &shape, &found).map_err(failed)?;
+        return one(b.constant(&format!("{}_folded", n.name), tensor));
+    }
+    let first = b.constant(&format!("{}_first", n.name), Tensor::new(&shape, first).map_err(failed)?);
+    let codes = b.cast(codes, DType::I64)?;
+    let index = b.op(&ops::ADD, [codes.into(), first.into()])?;
+    let index = b.view(index, vec![SymInt::Known(shape.iter().product::<usize>() as i64)])?;
+    let all = b.view(tables, vec![SymInt::Known(sizes.iter().product::<usize>() as i64)])?;
+    let found = b.op(&ops::INDEX_SELECT, [all.into(), 0.into(), index.into()])?;
+    let found = b.cast(found, out.dtype)?;
+    one(b.view(found, out.shape)?)
+}
+
 fn convert(b: &mut Build<'_>, n: &Node) -> Values {
     let x = b.tensor(n, 0)?;
     let dtype = out_type(b, n).dtype;
@@ -268,6 +309,7 @@ pub(super) const TABLE: Table = &[
     ("quantized_decomposed.quantize_per_channel.default", quantize_channel),
     ("quantized_decomposed.quantize_per_tensor.tensor2", quantize_tensor2),
     ("quantized_decomposed.dequantize_per_tensor.tensor2", dequantize_tensor2),
+    ("quant.dequantize_codebook.default", dequantize_codebook),
     ("quantized_decomposed.convert_element_type.no_fuse", convert),
     ("quantized_decomposed.choose_qparams_symmetric.tensor", choose_symmetric),
     ("quantized_decomposed.choose_qparams_per_token.default", choose_per_token),

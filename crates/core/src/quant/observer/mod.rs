@@ -1,12 +1,13 @@
 //! The observers that come with lowbit. All arithmetic is torchao's, in f32.
 
 mod histogram;
+mod hqq;
 mod min_max;
 mod placeholder;
 mod recording;
 
 use super::spec::{Observer, ObserverError, ObserverKind, ObserverState, QuantSpec};
-use super::{Granularity, QuantizeError};
+use super::{Granularity, Mapping, QuantizeError};
 use ndarray::ArrayViewD;
 
 /// The observer that a spec asks for.
@@ -17,6 +18,14 @@ pub fn create(spec: &QuantSpec) -> Result<Box<dyn Observer>, QuantizeError> {
     match &spec.observer {
         _ if spec.dynamic => Ok(Box::new(placeholder::Placeholder)),
         ObserverKind::Placeholder => Ok(Box::new(placeholder::Placeholder)),
+        ObserverKind::Hqq => match spec.scheme.mapping {
+            Mapping::AffineFloat => Ok(Box::new(hqq::Hqq::new(spec))),
+            Mapping::Symmetric if spec.range.min() < 0 => Ok(Box::new(hqq::Hqq::new(spec))),
+            _ => Err(QuantizeError(
+                "half-quadratic quantization is for symmetric signed integers, or fractional zero points"
+                    .into(),
+            )),
+        },
         ObserverKind::Recording => Ok(Box::new(recording::Recording::default())),
         ObserverKind::Custom(factory) => Ok(factory.create(spec)),
         ObserverKind::MinMax => Ok(Box::new(min_max::MinMax::new(spec, None))),
