@@ -175,6 +175,25 @@ fn zero_points_are_searched_as_torchao_does() {
 }
 
 #[test]
+fn fractional_zero_points_are_those_of_int4_weight_only() {
+    let cases = Cases::read();
+    for row in cases.table("tinygemm") {
+        let group = row["group"].as_u64().map(|g| g as u32);
+        let intx = Intx { bits: 4, group, mapping: Mapping::AffineFloat, ..Intx::default() };
+        let config = WeightConfig::IntxWeightOnly(intx);
+        let mut c = converted(&layer(cases.array(row, "weight")), &WeightQuantizer::new(config));
+        let q: Vec<f64> = constant(&c.program, "w_quantized").to_f64().iter().map(|q| q + 8.0).collect();
+        assert_eq!(q, cases.array(row, "qdata").to_f64(), "{row}");
+        let linear = c.program.graph.nodes().last().unwrap();
+        let read = c.program.graph.node(linear).operands().nth(1).unwrap();
+        c.program.graph.set_outputs(vec![read]);
+        let values = run(&c.program, &data::inputs(&c.program, 0));
+        close(&values[0], cases.array(row, "values"), 1e-5).unwrap_or_else(|e| panic!("{row}: {e}"));
+    }
+    assert_eq!(cases.table("tinygemm").len(), 2);
+}
+
+#[test]
 fn codebooks_are_no_worse_than_the_peers() {
     let cases = Cases::read();
     for row in cases.table("codebooks") {

@@ -2,7 +2,8 @@
 
 weights.json: `quantized` lists {config, …settings, weight, qdata, scale, zero_point} and, where inputs are quantized as well or what
 comes out is of interest, {input, output} of a linear layer. `hqq` lists {bits, group, weight, qdata, scale, zero_point} of the search
-for zero points (compute_dtype float32). `codebooks` lists {bits, block_size, weight, codes, codebook, values, error}: the tables that
+for zero points (compute_dtype float32). `tinygemm` lists {group, weight, qdata, values} of Int4WeightOnlyConfig's arithmetic, in integers from
+0 up, without its packing. `codebooks` lists {bits, block_size, weight, codes, codebook, values, error}: the tables that
 scikit-learn's k-means finds, what they stand for, and the sum of squared errors. Values are names of arrays; bf16 arrays are stored
 as f32 and named in `bf16`.
 
@@ -29,7 +30,12 @@ from torchao.quantization import (
     PerGroup,
     quantize_,
 )
-from torchao.quantization.quant_primitives import _choose_qparams_and_quantize_affine_hqq
+from torchao.quantization.quant_primitives import (
+    _choose_qparams_affine_tinygemm,
+    _choose_qparams_and_quantize_affine_hqq,
+    _dequantize_affine_tinygemm,
+    _quantize_affine_tinygemm,
+)
 
 HERE = Path(__file__).resolve().parent
 ARRAYS, NAMES, BF16 = {}, {}, []
@@ -117,6 +123,16 @@ def hqq():
         yield {"bits": bits, "group": group, **named}
 
 
+def tinygemm():
+    weight = WEIGHTS["f32"]
+    for group in (32, 64):
+        block, bounds = (1, group), (torch.int32, 0, 15)
+        scale, zero = _choose_qparams_affine_tinygemm(weight, MappingType.ASYMMETRIC, block, *bounds)
+        q = _quantize_affine_tinygemm(weight, block, scale, zero, *bounds)
+        values = _dequantize_affine_tinygemm(q, block, scale, zero, *bounds)
+        yield {"group": group, "weight": stored(weight), "qdata": stored(q), "values": stored(values)}
+
+
 def codebooks():
     weight = WEIGHTS["f32"]
     for bits, block in itertools.product([1, 2, 4, 6], [[-1, -1], [-1, 16], [2, -1]]):
@@ -129,7 +145,8 @@ def codebooks():
 
 def main():
     warnings.simplefilter("ignore")
-    tables = {"quantized": list(quantized()), "hqq": list(hqq()), "codebooks": list(codebooks())}
+    parts = {"quantized": quantized, "hqq": hqq, "tinygemm": tinygemm, "codebooks": codebooks}
+    tables = {name: list(part()) for name, part in parts.items()}
     lines = [f'"{k}": [\n' + ",\n".join(json.dumps(row) for row in rows) + "\n]" for k, rows in tables.items()]
     lines.append(f'"bf16": {json.dumps(BF16)}')
     (HERE / "weights.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -52,11 +52,12 @@ pub struct Intx {
     pub bits: u8,
     /// Input channels that share a scale (`PerGroup`); `None`: all of them (`PerAxis(0)`).
     pub group: Option<u32>,
-    /// Symmetric, symmetric without clipping, or affine.
+    /// Symmetric, symmetric without clipping, affine, or with fractional zero points, so that zero need not be exact
+    /// (`Int4WeightOnlyConfig`; its packing is for GPUs).
     pub mapping: Mapping,
     /// The element type of scales; `None`: the weight's.
     pub scale: Option<DType>,
-    /// Scales are searched for (`HQQ_SCALE_ONLY`) instead of taken from extremes.
+    /// Scales, or fractional zero points, are searched for (`HQQ_SCALE_ONLY`, `hqq`) instead of taken from extremes.
     pub search: bool,
 }
 
@@ -90,6 +91,9 @@ impl Intx {
         let observer = if search { ObserverKind::Hqq } else { ObserverKind::MinMax };
         let mut spec = QuantSpec::intx(range, mapping, observer, blocks).eps(least_normal(dtype));
         spec.types.scale = self.scale.or((dtype != DType::F32).then_some(dtype));
+        if mapping == Mapping::AffineFloat {
+            spec.types.zero_point = spec.types.scale;
+        }
         spec.scheme.granularity.block_sizes(shape)?;
         Ok(spec)
     }
