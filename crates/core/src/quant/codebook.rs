@@ -18,7 +18,7 @@ pub struct Codebook {
 }
 
 /// Different values that are clustered in the best way there is.
-pub const EXACT: usize = 4096;
+pub const EXACT: usize = 8192;
 
 /// Rounds of Lloyd's iterations, each of which makes the error smaller, that follow where there are more.
 const ROUNDS: usize = 100;
