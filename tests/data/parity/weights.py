@@ -10,7 +10,7 @@ as f32 and named in `bf16`.
 Left out, because lowbit means to differ: scales of half weights that torchao computes in the weight's type and stores in a wider one
 (Int8WeightOnlyConfig), and affine parameters of half weights, which it rounds at every step. Here they are computed in f32.
 
-Needs tests/conformance/requirements.txt and coremltools. `python weights.py` in any folder.
+Needs tests/conformance/requirements.txt, coremltools and scikit-learn. `python weights.py` in any folder.
 """
 
 import itertools

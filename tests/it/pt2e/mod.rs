@@ -10,7 +10,7 @@ use lowbit_core::Tensor;
 use lowbit_core::executor::Executor;
 use lowbit_core::flow::{ConvertOptions, Converted, Prepared};
 use lowbit_core::ir::{Arg, NodeId, Program};
-use lowbit_core::passes::{FoldBatchNorm, Pass};
+use lowbit_core::passes::{FoldBatchNorm, IntegerArithmetic, Pass};
 use lowbit_core::quant::{Annotations, Site, Spec};
 use lowbit_cpu::CpuExecutor;
 use serde_json::Value;
@@ -257,6 +257,17 @@ impl Run<'_> {
         };
         let (float, got) = (run(&ours.reference)?, run(&program)?);
         let mut found = vec![];
+        // The same program in integers is no further from the float one.
+        let mut integers = program.clone();
+        IntegerArithmetic.run(&mut integers).map_err(|e| e.to_string())?;
+        for (i, whole) in run(&integers)?.iter().enumerate() {
+            let (mine, other) = (sqnr(&float[i], whole), sqnr(&float[i], &got[i]));
+            if (mine - other).abs() > 0.3 && sqnr(&got[i], whole) < 50.0 {
+                found.push(format!(
+                    "output {i}: {mine:.2} dB from the float program in integers, not {other:.2}"
+                ));
+            }
+        }
         for (i, expected) in numbered(&io, "out_").iter().enumerate() {
             let Some(got) = got.get(i) else { break };
             let step = match operand(&program, program.user_outputs()[i]) {

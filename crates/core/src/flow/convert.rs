@@ -2,12 +2,13 @@
 
 use super::Error;
 use super::prepare::Prepared;
+use super::sites::{SiteParams, site_table};
 use crate::dtype::DType;
 use crate::executor::Executor;
 use crate::ir::{Arg, ConstKind, NewNode, NodeId, NodeWriter, Program, Use, ValueId, verify};
 use crate::ops;
 use crate::passes::{DeadCode, IntegerArithmetic, Pass, PassError, Pipeline};
-use crate::quant::{Codebook, Granularity, Mapping, QParams, QRange, QuantSpec, Site, Spec, block_counts};
+use crate::quant::{Granularity, Mapping, QParams, QuantSpec, Site, Spec, block_counts};
 use crate::tensor::Tensor;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,56 +32,6 @@ pub struct Converted {
     /// Why nodes are quantized in another way than they were configured, by name.
     pub remarks: BTreeMap<String, String>,
     pub(super) dynamic: BTreeMap<NodeId, Vec<usize>>,
-}
-
-/// One quantized site.
-#[derive(Clone, Debug)]
-pub struct SiteParams {
-    /// Name of the value.
-    pub value: String,
-    /// The node and operand that read it; `None` where it is quantized for all readers.
-    pub user: Option<(String, u32)>,
-    /// What it is stored as.
-    pub spec: SiteSpec,
-    /// Scales and zero points; `None` when the device chooses them at run time, and where there are none.
-    pub params: Option<QParams>,
-    /// The observer's name.
-    pub observer: String,
-    /// How well the integers hold all but the outliers, in dB; see [`Observer::fit`](crate::quant::Observer::fit).
-    pub fit: Option<f64>,
-    /// The rule that annotated it.
-    pub rule: String,
-}
-
-/// What a site is stored as.
-#[derive(Copy, Clone, Debug)]
-pub struct SiteSpec {
-    /// The element type.
-    pub dtype: DType,
-    /// The integers; `None` for a floating-point type.
-    pub range: Option<QRange>,
-    /// What shares a scale, or a table.
-    pub granularity: Granularity,
-}
-
-impl SiteSpec {
-    fn integers(range: QRange, granularity: Granularity) -> Self {
-        SiteSpec { dtype: range.dtype(), range: Some(range), granularity }
-    }
-
-    fn of(spec: &Spec) -> Option<Self> {
-        Some(match spec {
-            Spec::Observed(s) => Self::integers(s.range, s.scheme.granularity),
-            Spec::Fixed(q) => Self::integers(q.range, q.granularity),
-            Spec::Derived { range, scheme, .. } => Self::integers(*range, scheme.granularity),
-            Spec::Cast(dtype) => SiteSpec { dtype: *dtype, range: None, granularity: Granularity::Tensor },
-            Spec::Codebook(c) => {
-                let range = QRange::new(DType::U8, 0, (1 << c.bits()) - 1).ok();
-                SiteSpec { dtype: DType::U8, range, granularity: c.granularity() }
-            }
-            Spec::SharedWith(_) => return None,
-        })
-    }
 }
 
 /// What [`Prepared::convert_with`] quantizes here and now instead of writing quantize nodes.
@@ -177,46 +128,13 @@ fn by_name<'a>(p: &'a Prepared, said: impl Fn(NodeId) -> Option<&'a str>) -> BTr
     g.nodes().filter_map(|n| Some((g.node(n).name.to_string(), said(n)?.to_string()))).collect()
 }
 
-fn site_table(p: &Prepared, params: &[Option<QParams>]) -> Vec<SiteParams> {
-    let mut rows = Vec::new();
-    for (i, g) in p.groups.groups.iter().enumerate() {
-        let Some(spec) = SiteSpec::of(&g.spec) else { continue };
-        let observer = match (&g.spec, &p.observers[i]) {
-            (Spec::Fixed(_), _) => "fixed",
-            (Spec::Derived { .. }, _) => "derived",
-            (Spec::Cast(_), _) => "cast",
-            (Spec::Codebook(_), _) => "k-means",
-            (_, Some(o)) => o.name(),
-            _ => "none",
-        };
-        let fit = p.observers[i].as_ref().and_then(|o| o.fit());
-        for &site in &g.sites {
-            let Some(v) = site.value(&p.program) else { continue };
-            let rule = p.annotations.get(site).map_or_else(|| g.rule.to_string(), |a| a.rule.to_string());
-            rows.push(SiteParams {
-                value: p.program.graph.value(v).name.to_string(),
-                user: match site {
-                    Site::Input(u) => Some((p.program.graph.node(u.node).name.to_string(), u.slot)),
-                    Site::Output(_) => None,
-                },
-                spec,
-                params: params[i].clone(),
-                observer: observer.into(),
-                fit,
-                rule,
-            });
-        }
-    }
-    rows
-}
-
 /// Inserts q/dq nodes.
-struct Rewriter<'a> {
-    program: Program,
+pub(super) struct Rewriter<'a> {
+    pub(super) program: Program,
     prepared: &'a Prepared,
     params: &'a [Option<QParams>],
     /// Values made of constants alone.
-    constants: BTreeMap<ValueId, Tensor>,
+    pub(super) constants: BTreeMap<ValueId, Tensor>,
     fold: Fold,
     sources: BTreeMap<NodeId, NodeId>,
 }
@@ -291,7 +209,7 @@ impl Rewriter<'_> {
     }
 
     /// A value that is quantized here and now.
-    fn folded(&self, v: ValueId) -> Option<&Tensor> {
+    pub(super) fn folded(&self, v: ValueId) -> Option<&Tensor> {
         self.constants.get(&v).filter(|_| self.fold != Fold::Nothing)
     }
 
@@ -314,55 +232,6 @@ impl Rewriter<'_> {
         let made = nodes.made();
         self.sources.extend(made.into_iter().filter_map(|n| Some((n, owner?))));
         written.map(Some).map_err(|e| self.broken(v, e))
-    }
-
-    /// `v` in another floating-point type and back.
-    fn cast(&mut self, v: ValueId, dtype: DType, owner: Option<NodeId>) -> Result<ValueId, Error> {
-        let back = self.program.graph.ty(v).dtype;
-        let narrow = match self.folded(v).map(|t| (t.shape().to_vec(), t.to_f32().into_owned())) {
-            Some((shape, x)) => {
-                let t = Tensor::from_f32(dtype, &shape, &x).map_err(|e| self.failed(v, e.to_string()))?;
-                let lost = t.to_f32().iter().zip(&x).filter(|(t, x)| x.is_finite() && !t.is_finite()).count();
-                if lost > 0 {
-                    return Err(
-                        self.failed(v, format!("{lost} elements are too large for {dtype}; leave it out"))
-                    );
-                }
-                self.constant(v, &dtype.to_string(), ConstKind::Tensor, t)
-            }
-            None => {
-                let n = self.insert(
-                    NewNode::new(&ops::CONVERT_ELEMENT_TYPE, [v.into(), dtype.into()]),
-                    v,
-                    owner,
-                )?;
-                self.program.graph.node(n).output()
-            }
-        };
-        let n = NewNode::new(&ops::CONVERT_ELEMENT_TYPE, [narrow.into(), back.into()]);
-        let n = self.insert(n, narrow, owner)?;
-        Ok(self.program.graph.node(n).output())
-    }
-
-    /// `v` looked up in tables by indices. As torchao exports it, these are bytes that are widened first.
-    fn look_up(&mut self, v: ValueId, codebook: Codebook, owner: Option<NodeId>) -> Result<ValueId, Error> {
-        let encoded = self.constants.get(&v).map(|t| codebook.encode(t));
-        let none = || self.failed(v, "codebooks are for constants, and this is computed from inputs");
-        let (codes, tables) = encoded.ok_or_else(none)?.map_err(|e| self.failed(v, e.0))?;
-        let shape = &self.program.graph.ty(v).shape;
-        let block = codebook.granularity().block_sizes(shape).map_err(|e| self.failed(v, e))?;
-        let codes = self.constant(v, "codes", ConstKind::Tensor, codes);
-        let tables = self.constant(v, "codebook", ConstKind::Tensor, tables);
-        let n = self.insert(NewNode::new(&ops::TO_COPY, [codes.into(), DType::I32.into()]), codes, owner)?;
-        let codes = self.program.graph.node(n).output();
-        let bits = i64::from(codebook.bits());
-        let mut args = vec![codes.into(), tables.into(), bits.into(), Arg::Ints(block)];
-        let float = self.program.graph.ty(v).dtype;
-        if float != DType::F32 {
-            args.push(float.into());
-        }
-        let n = self.insert(NewNode::new(&ops::DEQUANTIZE_CODEBOOK, args), codes, owner)?;
-        Ok(self.program.graph.node(n).output())
     }
 
     /// A dequantize of its own for every annotated reader (torchao's `DuplicateDQPass`), so that backends can take each
@@ -468,7 +337,7 @@ impl Rewriter<'_> {
     }
 
     /// A constant named after `v`.
-    fn constant(&mut self, v: ValueId, suffix: &str, kind: ConstKind, t: Tensor) -> ValueId {
+    pub(super) fn constant(&mut self, v: ValueId, suffix: &str, kind: ConstKind, t: Tensor) -> ValueId {
         let name = match self.program.constant(v) {
             Some(c) => format!("{}_{suffix}", c.name),
             None => format!("{}_{suffix}", self.program.graph.value(v).name),
@@ -593,7 +462,12 @@ impl Rewriter<'_> {
     }
 
     /// Inserts a node right behind the one that makes `v`, or in front of everything.
-    fn insert(&mut self, new: NewNode, v: ValueId, owner: Option<NodeId>) -> Result<NodeId, Error> {
+    pub(super) fn insert(
+        &mut self,
+        new: NewNode,
+        v: ValueId,
+        owner: Option<NodeId>,
+    ) -> Result<NodeId, Error> {
         let n = NodeWriter::behind(&mut self.program, v, owner).node(new);
         let n = n.map_err(|e| self.broken(v, e))?;
         self.sources.extend(owner.map(|o| (n, o)));
@@ -604,7 +478,7 @@ impl Rewriter<'_> {
         self.failed(v, e.message)
     }
 
-    fn failed(&self, v: ValueId, reason: impl Into<String>) -> Error {
+    pub(super) fn failed(&self, v: ValueId, reason: impl Into<String>) -> Error {
         Error::Fold { value: self.program.graph.value(v).name.to_string(), reason: reason.into() }
     }
 }

@@ -8,13 +8,16 @@ mod evaluate;
 pub mod lower;
 mod prepare;
 mod revise;
+mod sites;
+mod stored;
 
-pub use convert::{ConvertOptions, Converted, Fold, SiteParams, SiteSpec};
+pub use convert::{ConvertOptions, Converted, Fold};
 pub use device::device_program;
 pub use evaluate::{Evaluation, Evaluator, Measure, worst_first};
 
 pub use lower::{Delegate, LowerError, Lowered, Place, Placement, lower};
 pub use prepare::{Prepared, prepare};
+pub use sites::{SiteParams, SiteSpec};
 
 use crate::backend::BackendError;
 use crate::executor::RunError;
