@@ -7,7 +7,7 @@ use lowbit_core::quantizer::{Intx, Quantizer, Scope, WeightConfig, WeightQuantiz
 use lowbit_core::{DType, Tensor};
 use lowbit_cpu::CpuExecutor;
 use lowbit_testing::data;
-use lowbit_xnnpack::quantizer::{Symmetric, quantizer};
+use lowbit_xnnpack::quantizer::{Scales, Symmetric, quantizer};
 
 fn program(text: &str) -> Program {
     let mut p = text::parse(text).unwrap();
@@ -60,7 +60,8 @@ fn check(p: &Program, layers: &[&str]) {
 }
 
 fn symmetric(per_channel: bool, dynamic: bool) -> impl Quantizer {
-    let config = Symmetric { per_channel, dynamic, ..Symmetric::default() };
+    let scales = if per_channel { Scales::Channel } else { Scales::Tensor };
+    let config = Symmetric { scales, dynamic, ..Symmetric::default() };
     quantizer().set(Scope::Global, config.config())
 }
 
