@@ -22,6 +22,8 @@ pub enum Command {
     Lower(Lower),
     /// Compare a quantized program with the float one on data
     Evaluate(Evaluate),
+    /// Find the nodes that spoil a quantized program
+    Debug(Debug),
     /// Run a program on the CPU
     Run(Run),
     /// Show what a program holds, or its text form
@@ -52,7 +54,8 @@ pub struct Quantize {
     /// How to quantize; the backend's first recipe by default
     #[arg(long)]
     pub recipe: Option<String>,
-    /// Leave modules in float: a glob on module paths, such as `encoder.*.attn`
+    /// Leave modules or single operators in float: a glob on module paths, such as `encoder.*.attn`, or on node names,
+    /// such as `add_1`
     #[arg(long, value_name = "GLOB")]
     pub skip: Vec<String>,
     /// Calibration data: .npz or .npy files, or folders of them
@@ -114,6 +117,28 @@ pub struct Lower {
     #[arg(long, value_name = "FILE.json")]
     pub report: Option<PathBuf>,
     /// Print the report as JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Debug {
+    /// The float program
+    #[arg(value_name = "FLOAT.pt2")]
+    pub float: PathBuf,
+    /// The quantized program that was made of it
+    #[arg(value_name = "Q.pt2")]
+    pub quantized: PathBuf,
+    /// Inputs to compare on: .npz or .npy files, or folders of them
+    #[arg(long, value_name = "DATA", num_args = 1.., required = true)]
+    pub data: Vec<PathBuf>,
+    /// Take ranges at run time as this backend's device does, rather than of whole tensors
+    #[arg(long)]
+    pub backend: Option<String>,
+    /// Show so many nodes; 20 in the table and all in JSON by default
+    #[arg(long, value_name = "N")]
+    pub top: Option<usize>,
+    /// Print as JSON instead of a table
     #[arg(long)]
     pub json: bool,
 }

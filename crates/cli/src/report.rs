@@ -101,7 +101,7 @@ pub struct Seconds {
 }
 
 /// JSON has no infinity: equal tensors are 999 dB apart, more than any arithmetic gives.
-fn decibels<S: Serializer>(x: &f64, s: S) -> Result<S::Ok, S::Error> {
+pub fn decibels<S: Serializer>(x: &f64, s: S) -> Result<S::Ok, S::Error> {
     s.serialize_f64(x.clamp(-999.0, 999.0))
 }
 

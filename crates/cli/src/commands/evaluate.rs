@@ -32,7 +32,7 @@ pub fn run(args: &Evaluate, quiet: bool) -> Result<(), CliError> {
 }
 
 /// The backend of this name; without one, the only one there is.
-fn backend(name: Option<&str>) -> Result<&'static dyn Backend, CliError> {
+pub(super) fn backend(name: Option<&str>) -> Result<&'static dyn Backend, CliError> {
     let registry = Registry::linked()?;
     let all: Vec<&'static dyn Backend> = registry.iter().collect();
     match (name, &all[..]) {

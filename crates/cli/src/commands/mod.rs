@@ -1,6 +1,7 @@
 //! One file a command.
 
 mod backends;
+mod debug;
 mod demo;
 mod evaluate;
 mod inspect;
@@ -22,6 +23,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
         Command::Quantize(a) => quantize::run(&a, args.quiet),
         Command::Lower(a) => lower::run(&a),
         Command::Evaluate(a) => evaluate::run(&a, args.quiet),
+        Command::Debug(a) => debug::run(&a, args.quiet),
         Command::Run(a) => run::run(&a, args.quiet),
         Command::Inspect(a) => inspect::run(&a),
         Command::Backends(a) => backends::run(&a),

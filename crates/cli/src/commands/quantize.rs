@@ -12,8 +12,10 @@ use lowbit_core::Registry;
 use lowbit_core::backend::{Backend, Options};
 use lowbit_core::flow::{Converted, Evaluator, prepare};
 use lowbit_core::ir::{NodeId, Program};
+use lowbit_core::quantizer::Quantizer;
 use lowbit_cpu::CpuExecutor;
 use lowbit_pt2::Export;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -42,13 +44,10 @@ pub fn run(args: &Quantize, quiet: bool) -> Result<(), CliError> {
 
     if !args.skip.is_empty() {
         let skip = globs(&args.skip)?;
-        check_skips(&args.skip, &float)?;
-        let filter = move |p: &Program, n: NodeId| {
-            let path = p.graph.node(n).module.path();
-            match skip.matches(path).first() {
-                Some(_) => Err(format!("module {path:?} is skipped")),
-                None => Ok(()),
-            }
+        check_skips(&args.skip, &float, &*quantizer)?;
+        let filter = move |p: &Program, n: NodeId| match skipped(&skip, p, n) {
+            Some(why) => Err(why),
+            None => Ok(()),
         };
         quantizer.filter(Arc::new(filter)).map_err(lowbit_core::flow::Error::from)?;
     }
@@ -87,7 +86,7 @@ fn save(converted: &Converted, path: &Path, report: &mut Report) -> Result<(), C
 /// Prepare, calibrate, convert, evaluate; `finish` lowers. Also what the demo runs.
 pub(super) fn quantize(
     float: &Program,
-    quantizer: &dyn lowbit_core::quantizer::Quantizer,
+    quantizer: &dyn Quantizer,
     report: &mut Report,
     timer: &mut Timer,
     quiet: bool,
@@ -206,17 +205,31 @@ fn globs(patterns: &[String]) -> Result<GlobSet, CliError> {
     set.build().map_err(bad)
 }
 
-/// A pattern that matches no module is most likely a slip.
-fn check_skips(patterns: &[String], program: &Program) -> Result<(), CliError> {
-    let mut paths: Vec<&str> = program.graph.nodes().map(|n| program.graph.node(n).module.path()).collect();
-    paths.sort_unstable();
-    paths.dedup();
+/// Why a node is skipped, if it is: for the module it is in, its own name, or that of one of its results.
+fn skipped(skip: &GlobSet, program: &Program, n: NodeId) -> Option<String> {
+    let node = program.graph.node(n);
+    let path = node.module.path();
+    if skip.is_match(path) {
+        return Some(format!("module {path:?} is skipped"));
+    }
+    let results = node.outputs().iter().map(|&v| &*program.graph.value(v).name);
+    let name = [&*node.name].into_iter().chain(results).find(|name| skip.is_match(name))?;
+    Some(format!("{name} is skipped"))
+}
+
+/// A pattern that matches nothing in the program, as it will be quantized, is most likely a slip.
+fn check_skips(patterns: &[String], float: &Program, quantizer: &dyn Quantizer) -> Result<(), CliError> {
+    let prepared = prepare(float.clone(), quantizer)?;
+    let (program, g) = (prepared.program(), &prepared.program().graph);
     for p in patterns {
         let set = globs(std::slice::from_ref(p))?;
-        if !paths.iter().any(|path| set.is_match(path)) {
+        if !g.nodes().any(|n| skipped(&set, program, n).is_some()) {
+            let paths: BTreeSet<&str> = g.nodes().map(|n| g.node(n).module.path()).collect();
+            let names: Vec<&str> = g.nodes().map(|n| &*g.node(n).name).collect();
             return Err(CliError::Usage(format!(
-                "--skip {p:?} matches no module; modules are: {}",
-                paths.join(", ")
+                "--skip {p:?} matches no module and no node; modules are: {}; nodes are: {}",
+                Vec::from_iter(paths.into_iter().filter(|p| !p.is_empty())).join(", "),
+                names.join(", ")
             )));
         }
     }

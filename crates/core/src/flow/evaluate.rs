@@ -7,11 +7,12 @@ use crate::executor::{Executor, Session};
 use crate::ir::{NodeId, Program, ValueId};
 use crate::passes::{FoldBatchNorm, Pipeline};
 use crate::tensor::Tensor;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 /// Sums over all samples that the measures are made of.
 #[derive(Copy, Clone, Debug, Default)]
-struct Sums {
+pub(super) struct Sums {
     signal: f64,
     other: f64,
     dot: f64,
@@ -21,7 +22,7 @@ struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, reference: &[f32], actual: &[f32]) {
+    pub(super) fn add(&mut self, reference: &[f32], actual: &[f32]) {
         for (&r, &a) in reference.iter().zip(actual) {
             // Masks are made of infinities; equal ones are no error.
             if r == a && !r.is_finite() {
@@ -38,7 +39,7 @@ impl Sums {
         }
     }
 
-    fn measure(&self) -> Measure {
+    pub(super) fn measure(&self) -> Measure {
         let db = 20.0 * (self.signal.sqrt() / self.noise.sqrt()).log10();
         let norm = (self.signal * self.other).sqrt();
         Measure {
@@ -273,9 +274,14 @@ fn same_border(float: &Program, quantized: &Program) -> Result<(), Error> {
     Ok(())
 }
 
-/// Orders nodes from the worst to the best.
+/// Orders SQNRs from the worst to the best: NaN before all numbers.
+pub(super) fn worse(a: f64, b: f64) -> Ordering {
+    b.is_nan().cmp(&a.is_nan()).then_with(|| a.total_cmp(&b))
+}
+
+/// Orders nodes from the worst to the best; equal ones keep their order.
 pub fn worst_first(nodes: &[(String, Measure)]) -> Vec<&(String, Measure)> {
     let mut sorted: Vec<_> = nodes.iter().collect();
-    sorted.sort_by(|a, b| a.1.sqnr_db.total_cmp(&b.1.sqnr_db));
+    sorted.sort_by(|a, b| worse(a.1.sqnr_db, b.1.sqnr_db));
     sorted
 }

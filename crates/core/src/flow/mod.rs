@@ -2,6 +2,7 @@
 
 mod buffers;
 mod convert;
+mod debug;
 mod derive;
 mod device;
 mod evaluate;
@@ -12,7 +13,8 @@ mod sites;
 mod stored;
 
 pub use convert::{ConvertOptions, Converted, Fold};
-pub use device::device_program;
+pub use debug::{Culprit, Debugger, Findings};
+pub use device::{chooses_ranges, device_program};
 pub use evaluate::{Evaluation, Evaluator, Measure, worst_first};
 
 pub use lower::{Delegate, LowerError, Lowered, Place, Placement, lower};
@@ -66,7 +68,7 @@ pub enum Error {
         /// Why.
         reason: String,
     },
-    /// Programs that are not the same model.
+    /// Programs that are not of one model.
     #[error("{0}")]
     Models(String),
     /// Labels that do not fit.
