@@ -4,12 +4,11 @@ use lowbit_core::executor::Executor;
 use lowbit_core::flow::{Converted, Error, Fold, Prepared, prepare};
 use lowbit_core::ir::{Arg, NodeId, NodeWriter, Program, ValueId, text};
 use lowbit_core::ops::{self, InferError};
-use lowbit_core::passes::{FoldBatchNorm, Pass};
 use lowbit_core::quant::{
     Annotations, Blocks, DeriveRule, Granularity, Mapping, Observer, ObserverError, ObserverFactory,
     ObserverKind, ObserverState, QParams, QRange, QScheme, QuantError, QuantSpec, Site, Spec,
 };
-use lowbit_core::quantizer::{Composed, EmbeddingQuantizer, NodeFilter, OpConfig, Quantizer};
+use lowbit_core::quantizer::{Composed, EmbeddingQuantizer, Quantizer};
 use lowbit_core::{DType, Tensor};
 use lowbit_cpu::CpuExecutor;
 use lowbit_testing::data;
@@ -17,37 +16,37 @@ use std::fmt;
 use std::sync::Arc;
 
 /// A program with filled weights.
-fn program(text: &str) -> Program {
+pub(super) fn program(text: &str) -> Program {
     let mut p = text::parse(text).unwrap();
     data::fill(&mut p);
     p
 }
 
-fn node(p: &Program, name: &str) -> NodeId {
+pub(super) fn node(p: &Program, name: &str) -> NodeId {
     p.graph.nodes().find(|n| *p.graph.node(*n).name == *name).unwrap()
 }
 
 /// `%name` or `%name#slot`.
-fn site(p: &Program, place: &str) -> Site {
+pub(super) fn site(p: &Program, place: &str) -> Site {
     match place.split_once('#') {
         Some((name, slot)) => Site::input(node(p, name), slot.parse().unwrap()),
         None => Site::Output(p.graph.values().find(|(_, v)| *v.name == *place).unwrap().0),
     }
 }
 
-fn run(p: &Program, inputs: &[Tensor]) -> Vec<Tensor> {
+pub(super) fn run(p: &Program, inputs: &[Tensor]) -> Vec<Tensor> {
     CpuExecutor::default().load(p, &[]).unwrap().run(inputs, &mut |_, _| {}).unwrap()
 }
 
-type Specs = Vec<(&'static str, Spec)>;
-type Pins = Vec<(&'static str, QParams)>;
+pub(super) type Specs = Vec<(&'static str, Spec)>;
+pub(super) type Pins = Vec<(&'static str, QParams)>;
 
 /// Annotates the sites it is told to, and pins parameters.
 #[derive(Default)]
-struct Listed {
-    specs: Specs,
-    pins: Pins,
-    refuses: Option<&'static str>,
+pub(super) struct Listed {
+    pub(super) specs: Specs,
+    pub(super) pins: Pins,
+    pub(super) refuses: Option<&'static str>,
 }
 
 impl fmt::Debug for Listed {
@@ -93,19 +92,19 @@ impl Quantizer for Alone {
     }
 }
 
-fn listed(specs: Specs) -> Listed {
+pub(super) fn listed(specs: Specs) -> Listed {
     Listed { specs, ..Listed::default() }
 }
 
-fn int8() -> QuantSpec {
+pub(super) fn int8() -> QuantSpec {
     QuantSpec::new(QRange::INT8, Mapping::Affine, ObserverKind::MinMax)
 }
 
-fn weight() -> QuantSpec {
+pub(super) fn weight() -> QuantSpec {
     QuantSpec::new(QRange::INT8_SYM, Mapping::Symmetric, ObserverKind::MinMax).per_channel(0)
 }
 
-fn calibrated(p: &Program, q: &dyn Quantizer) -> Prepared {
+pub(super) fn calibrated(p: &Program, q: &dyn Quantizer) -> Prepared {
     let mut prepared = prepare(p.clone(), q).unwrap();
     let mut session = prepared.load(&CpuExecutor::default()).unwrap();
     for sample in 0..4 {
@@ -114,16 +113,16 @@ fn calibrated(p: &Program, q: &dyn Quantizer) -> Prepared {
     prepared
 }
 
-fn converted(p: &Program, q: &dyn Quantizer, fold: Fold) -> Converted {
+pub(super) fn converted(p: &Program, q: &dyn Quantizer, fold: Fold) -> Converted {
     calibrated(p, q).convert_with(&CpuExecutor::default(), fold).unwrap()
 }
 
 /// Operators by name, short.
-fn operators(p: &Program) -> Vec<&'static str> {
+pub(super) fn operators(p: &Program) -> Vec<&'static str> {
     p.graph.nodes().map(|n| p.graph.node(n).op().short_name()).collect()
 }
 
-fn params(c: &Converted, value: &str, user: Option<(&str, u32)>) -> QParams {
+pub(super) fn params(c: &Converted, value: &str, user: Option<(&str, u32)>) -> QParams {
     let wanted = user.map(|(n, slot)| (n.to_string(), slot));
     let found = c.sites.iter().find(|s| s.value == value && s.user == wanted);
     found.and_then(|s| s.params.clone()).unwrap_or_else(|| panic!("{value} {user:?} has no parameters"))
@@ -308,18 +307,6 @@ fn composed_quantizers_agree_or_say_where_not() {
     assert!(prepare(p.clone(), &compose(input(), input())).is_ok());
     let e = prepare(p.clone(), &compose(input(), other)).unwrap_err();
     assert!(matches!(e, Error::Quant(QuantError::Conflict { .. })), "{e}");
-    // torchao forgets to ask the members whether they can do what was annotated.
-    let refuses = Listed { refuses: Some("not on this device"), ..input() };
-    let e = prepare(p.clone(), &compose(weights(), refuses)).unwrap_err();
-    assert!(e.to_string().contains("not on this device"), "{e}");
-}
-
-#[test]
-fn what_was_never_observed_is_an_error() {
-    let p = program(CONV);
-    let e =
-        prepare(p.clone(), &listed(conv_specs(&p))).unwrap().convert(&CpuExecutor::default()).unwrap_err();
-    assert!(matches!(&e, Error::Unobserved(sites) if sites.len() == 2), "{e}");
 }
 
 #[test]
@@ -355,79 +342,6 @@ fn caches_hold_integers() {
     let apart = Listed { pins, ..listed(vec![("new#0", own.clone().into()), ("new", own.into())]) };
     let c = converted(&p, &Alone(apart, "new"), Fold::ConstantsAndBuffers);
     assert!(c.program.live_constants().any(|(_, c)| &*c.name == "cache"));
-}
-
-/// Folding batch norms keeps what a program computes.
-fn folds(text: &str, norms_left: usize) {
-    let float = program(text);
-    let mut folded = float.clone();
-    FoldBatchNorm.run(&mut folded).unwrap();
-    let left = operators(&folded).iter().filter(|o| o.contains("batch_norm")).count();
-    assert_eq!(left, norms_left, "{folded:?}");
-    let inputs = data::inputs(&float, 0);
-    for (a, b) in run(&float, &inputs).iter().zip(run(&folded, &inputs)) {
-        super::cases::same(&b, a).unwrap();
-    }
-}
-
-#[test]
-fn batch_norms_fold_where_it_is_right() {
-    let norm = |x: &str, y: &str, to: &str, n: usize| {
-        let var: Vec<String> = (0..n).map(|i| format!("{}.5", i + 1)).collect();
-        let list = var.join(", ");
-        format!(
-            "  %v{to} : f32[{n}] = constant \"{to}.var\" [{list}]
-  %m{to} : f32[{n}] = constant \"{to}.mean\"
-  %g{to} : f32[{n}] = constant \"{to}.weight\" [{list}]
-  %b{to} : f32[{n}] = constant \"{to}.bias\"
-  %{to} : {y} = aten.batch_norm.default(%{x}, %g{to}, %b{to}, %m{to}, %v{to}, false, 0.1, 0.001, false)\n"
-        )
-    };
-    let head = "program {
-  %x : f32[1, 4, 6, 6] = input
-  %w : f32[4, 4, 3, 3] = constant \"conv.weight\"
-  %c : f32[1, 4, 4, 4] = aten.conv2d.default(%x, %w)\n";
-    let ty = "f32[1, 4, 4, 4]";
-    let one = norm("c", ty, "n", 4);
-    folds(&format!("{head}{one}  return %n\n}}"), 0);
-    // Somebody else reads the convolution: it must not change.
-    folds(&format!("{head}{one}  %s : {ty} = aten.add.Tensor(%n, %c)\n  return %s\n}}"), 1);
-    // One weight under two norms.
-    let two = norm("d", ty, "o", 4);
-    let second = format!("  %d : {ty} = aten.conv2d.default(%x, %w)\n");
-    folds(&format!("{head}{second}{one}{two}  %s : {ty} = aten.add.Tensor(%n, %o)\n  return %s\n}}"), 0);
-    // Groups of a transposed convolution, whose weight has the outputs of one group alone.
-    let wide = "f32[1, 6, 8, 8]";
-    let transposed = format!(
-        "program {{
-  %x : f32[1, 4, 6, 6] = input
-  %w : f32[4, 3, 3, 3] = constant \"up.weight\"
-  %c : {wide} = aten.conv_transpose2d.input(%x, %w, groups=2)\n"
-    );
-    folds(&format!("{transposed}{}  return %n\n}}", norm("c", wide, "n", 6)), 0);
-}
-
-#[test]
-fn filters_reach_every_rule() {
-    // torchao's annotator of `cat` never asks the filter.
-    let p = program(
-        "program {
-  %x : f32[1, 4] = input
-  %y : f32[1, 4] = input
-  %z : f32[1, 8] = aten.cat.default([%x, %y], 1)
-  return %z
-}",
-    );
-    let act = || Spec::from(int8());
-    let taken = |keep: bool| {
-        let config = OpConfig::new(act(), weight());
-        let mut q = lowbit_xnnpack::quantizer::quantizer().set(lowbit_core::quantizer::Scope::Global, config);
-        let filter: NodeFilter = Arc::new(move |_, _| if keep { Ok(()) } else { Err("not this one".into()) });
-        q.filter(filter).unwrap();
-        prepare(p.clone(), &q).unwrap().annotations().len()
-    };
-    assert_eq!(taken(false), 0);
-    assert!(taken(true) > 0);
 }
 
 #[test]

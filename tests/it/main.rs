@@ -1,7 +1,9 @@
 //! Integration tests over the whole workspace.
 
 mod cases;
+mod debug;
 mod decompose;
+mod defects;
 mod flow;
 mod integers;
 mod intx;

@@ -132,7 +132,7 @@ pub struct Debug {
     /// Inputs to compare on: .npz or .npy files, or folders of them
     #[arg(long, value_name = "DATA", num_args = 1.., required = true)]
     pub data: Vec<PathBuf>,
-    /// Take ranges at run time as this backend's device does, rather than of whole tensors
+    /// The backend whose arithmetic is shown; not needed where only one is linked
     #[arg(long)]
     pub backend: Option<String>,
     /// Show so many nodes; 20 in the table and all in JSON by default

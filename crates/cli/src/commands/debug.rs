@@ -8,8 +8,7 @@ use crate::error::CliError;
 use crate::output::progress;
 use crate::report::decibels;
 use lowbit_core::backend::Options;
-use lowbit_core::flow::{Culprit, Debugger, Findings, Measure, chooses_ranges, device_program};
-use lowbit_core::ir::Program;
+use lowbit_core::flow::{Culprit, Debugger, Findings, Measure, device_program};
 use lowbit_cpu::CpuExecutor;
 use serde::Serialize;
 
@@ -17,9 +16,10 @@ use serde::Serialize;
 const ROWS: usize = 20;
 
 pub fn run(args: &Debug, quiet: bool) -> Result<(), CliError> {
+    let lowering = backend(args.backend.as_deref())?.lowering(&Options::new())?;
     let data = Dataset::open(&args.data, None)?;
-    let float = import(&args.float)?;
-    let quantized = as_on_device(import(&args.quantized)?, args.backend.as_deref())?;
+    let (float, quantized) = (import(&args.float)?, import(&args.quantized)?);
+    let quantized = device_program(&quantized, &|p, n| lowering.dynamic_dims(p, n))?;
     let mut debugger = Debugger::new(&float, &quantized, &CpuExecutor::default())?;
     let bar = progress("comparing", quiet);
     for call in data.calls(&float) {
@@ -39,16 +39,6 @@ pub fn run(args: &Debug, quiet: bool) -> Result<(), CliError> {
         false => print_table(&findings, shown),
     }
     Ok(())
-}
-
-/// The program as the device computes it. Only ranges that are taken at run time depend on the device: then it must be
-/// named, unless there is but one.
-fn as_on_device(program: Program, name: Option<&str>) -> Result<Program, CliError> {
-    if name.is_none() && !chooses_ranges(&program) {
-        return Ok(program);
-    }
-    let lowering = backend(name)?.lowering(&Options::new())?;
-    Ok(device_program(&program, &|p, n| lowering.dynamic_dims(p, n))?)
 }
 
 fn print_table(findings: &Findings, shown: usize) {

@@ -35,9 +35,8 @@ pub fn device_program(
     let mut out = program.clone();
     let mut done = BTreeMap::new();
     for reader in program.graph.nodes() {
-        let found = chains(&out, reader);
-        let Some(dims) = (!found.is_empty()).then(|| dims(program, reader)).flatten() else { continue };
-        for (slot, chain) in found {
+        let Some(dims) = dims(program, reader) else { continue };
+        for (slot, chain) in chains(&out, reader) {
             let key = (chain.choose, dims.clone());
             let value = match done.get(&key) {
                 Some(&v) => v,
@@ -54,11 +53,6 @@ pub fn device_program(
     dead.run(&mut out).map_err(|reason| PassError::Failed { pass: dead.name(), reason })?;
     verify(&out).map_err(|errors| PassError::Invalid { pass: "device_program", errors })?;
     Ok(out)
-}
-
-/// Whether ranges of whole tensors are chosen at run time anywhere: where [`device_program`] may differ.
-pub fn chooses_ranges(program: &Program) -> bool {
-    program.graph.nodes().any(|n| *program.graph.node(n).op() == ops::CHOOSE_QPARAMS)
 }
 
 /// `choose_qparams → quantize → dequantize` of one value.

@@ -14,7 +14,7 @@ mod stored;
 
 pub use convert::{ConvertOptions, Converted, Fold};
 pub use debug::{Culprit, Debugger, Findings};
-pub use device::{chooses_ranges, device_program};
+pub use device::device_program;
 pub use evaluate::{Evaluation, Evaluator, Measure, worst_first};
 
 pub use lower::{Delegate, LowerError, Lowered, Place, Placement, lower};
