@@ -225,11 +225,10 @@ fn check_skips(patterns: &[String], float: &Program, quantizer: &dyn Quantizer) 
         let set = globs(std::slice::from_ref(p))?;
         if !g.nodes().any(|n| skipped(&set, program, n).is_some()) {
             let paths: BTreeSet<&str> = g.nodes().map(|n| g.node(n).module.path()).collect();
-            let names: Vec<&str> = g.nodes().map(|n| &*g.node(n).name).collect();
             return Err(CliError::Usage(format!(
-                "--skip {p:?} matches no module and no node; modules are: {}; nodes are: {}",
-                Vec::from_iter(paths.into_iter().filter(|p| !p.is_empty())).join(", "),
-                names.join(", ")
+                "--skip {p:?} matches no module and no operator; modules are: {}; the operators' names are in the \
+                 report, and in what `lowbit inspect --text` prints",
+                Vec::from_iter(paths.into_iter().filter(|p| !p.is_empty())).join(", ")
             )));
         }
     }

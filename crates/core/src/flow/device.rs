@@ -35,8 +35,9 @@ pub fn device_program(
     let mut out = program.clone();
     let mut done = BTreeMap::new();
     for reader in program.graph.nodes() {
-        let Some(dims) = dims(program, reader) else { continue };
-        for (slot, chain) in chains(&out, reader) {
+        let found = chains(&out, reader);
+        let Some(dims) = (!found.is_empty()).then(|| dims(program, reader)).flatten() else { continue };
+        for (slot, chain) in found {
             let key = (chain.choose, dims.clone());
             let value = match done.get(&key) {
                 Some(&v) => v,

@@ -84,7 +84,7 @@ fn plan(program: &Program, n: NodeId) -> Result<Plan, String> {
         return Err("its weight's size depends on symbols".into());
     };
     let shape: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
-    let spatial = shape.len() - 2;
+    let Some(spatial) = shape.len().checked_sub(2) else { return Err("it is no convolution".into()) };
     let transposed = is_transposed(node.op());
     let (stride, dilation_arg, groups_arg) = if transposed { (3, 7, 6) } else { (3, 5, 6) };
     let list = |i: usize, default: i64| ints(program, n, i, spatial, &vec![default; spatial]);
