@@ -68,7 +68,7 @@ pub struct Quantize {
     #[arg(long, value_name = "KEY")]
     pub labels: Option<String>,
     /// The file to write for the device
-    #[arg(long, value_name = "MODEL.pte", required_unless_present = "save_quantized")]
+    #[arg(long, value_name = "MODEL.pte")]
     pub out: Option<PathBuf>,
     /// Write the quantized program, which torch.export.load and lowbit read; without --out, nothing is lowered
     #[arg(long, value_name = "Q.pt2")]

@@ -27,6 +27,10 @@ pub fn run(args: &Quantize, quiet: bool) -> Result<(), CliError> {
     let options = options(&args.target);
     let mut quantizer = backend.quantizer(&recipe, &options)?;
     let lowering = backend.lowering(&options)?;
+    if args.out.is_none() && args.save_quantized.is_none() {
+        let what = "there is nothing to write: give --out MODEL.pte, --save-quantized Q.pt2, or both";
+        return Err(CliError::Usage(what.into()));
+    }
     for path in args.out.iter().chain(&args.save_quantized) {
         check_writable(path)?;
     }

@@ -80,8 +80,8 @@ pub fn dynamic_dims(program: &Program, reader: NodeId) -> Option<Vec<usize>> {
     let rank = program.graph.ty(node.operands().next()?).rank();
     match node.op() {
         op if *op == ops::LINEAR => Some(vec![rank - 1]),
+        op if !op.packet().starts_with("aten.conv") => None,
         _ if is_fully_connected(program, reader) => Some(vec![1]),
-        op if op.packet().starts_with("aten.conv") => Some((1..rank).collect()),
-        _ => None,
+        _ => Some((1..rank).collect()),
     }
 }
