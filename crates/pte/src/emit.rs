@@ -19,10 +19,13 @@ pub(crate) struct Emitted {
     pub states: Vec<CoreTensor>,
 }
 
-/// Emits a program whose nodes all have kernels or are delegate calls.
-pub(crate) fn emit(program: &Program) -> Result<Emitted, WriteError> {
+/// Emits a program whose nodes all have kernels, are delegate calls, or repeat one of `bodies`.
+pub(crate) fn emit(program: &Program, bodies: &[Program]) -> Result<Emitted, WriteError> {
     let mut e = Emitter {
         program,
+        bodies,
+        loops: vec![],
+        buffers: BTreeSet::new(),
         out: Emitted { plan: Plan { name: "forward".into(), ..Plan::default() }, ..Emitted::default() },
         value_of: BTreeMap::new(),
         numbers: HashMap::new(),
@@ -35,11 +38,17 @@ pub(crate) fn emit(program: &Program) -> Result<Emitted, WriteError> {
     Ok(e.out)
 }
 
-struct Emitter<'p> {
-    program: &'p Program,
-    out: Emitted,
-    /// The plan's value for each tensor.
-    value_of: BTreeMap<ValueId, i32>,
+pub(crate) struct Emitter<'p> {
+    /// What is being emitted: the program, or the body of a loop.
+    pub(crate) program: &'p Program,
+    pub(crate) bodies: &'p [Program],
+    pub(crate) out: Emitted,
+    /// The plan's value for each tensor of `program`.
+    pub(crate) value_of: BTreeMap<ValueId, i32>,
+    /// First and last instruction of each loop.
+    pub(crate) loops: Vec<(usize, usize)>,
+    /// Values of buffers that the program overwrites.
+    buffers: BTreeSet<i32>,
     /// Literals, each once: lookups only.
     numbers: HashMap<String, i32>,
     /// Values of computed integers.
@@ -49,7 +58,7 @@ struct Emitter<'p> {
     constants: HashMap<(DType, Vec<usize>, Vec<u8>), u32>,
 }
 
-impl Emitter<'_> {
+impl<'p> Emitter<'p> {
     fn run(&mut self) -> Result<(), WriteError> {
         let g = &self.program.graph;
         for &v in g.inputs() {
@@ -69,8 +78,7 @@ impl Emitter<'_> {
             }
             let (to, from) = (self.operand(to)?, self.operand(v)?);
             let blocking = self.literal(EValue::Bool(false));
-            let op = self.operator("aten::copy_", "");
-            self.out.plan.instructions.push(Instruction::Kernel { op, args: vec![to, from, blocking, to] });
+            self.call("aten::copy_", "", vec![to, from, blocking, to]);
         }
         for &v in self.program.user_outputs() {
             let t = self.operand(v)?;
@@ -79,13 +87,13 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    fn push(&mut self, v: EValue) -> i32 {
+    pub(crate) fn push(&mut self, v: EValue) -> i32 {
         self.out.plan.values.push(v);
         i32::try_from(self.out.plan.values.len() - 1).expect("fewer than 2^31 values")
     }
 
     /// A literal, shared with equal ones.
-    fn literal(&mut self, v: EValue) -> i32 {
+    pub(crate) fn literal(&mut self, v: EValue) -> i32 {
         // Floats by their bits: 0.0 and −0.0 differ.
         let key = match &v {
             EValue::Double(x) => format!("d{:x}", x.to_bits()),
@@ -110,8 +118,14 @@ impl Emitter<'_> {
         i
     }
 
+    /// Calls a kernel.
+    pub(crate) fn call(&mut self, name: &str, overload: &str, args: Vec<i32>) {
+        let op = self.operator(name, overload);
+        self.out.plan.instructions.push(Instruction::Kernel { op, args });
+    }
+
     /// Adds a tensor value.
-    fn tensor(&mut self, v: ValueId, data_buffer: u32) -> Result<i32, WriteError> {
+    pub(crate) fn tensor(&mut self, v: ValueId, data_buffer: u32) -> Result<i32, WriteError> {
         let (scalar_type, sizes, dynamic) = planned(self.program, v)?;
         let i = self.push(EValue::Tensor(Tensor { scalar_type, sizes, data_buffer, offset: None, dynamic }));
         self.value_of.insert(v, i);
@@ -119,7 +133,7 @@ impl Emitter<'_> {
     }
 
     /// The plan's value of a tensor that is read.
-    fn operand(&mut self, v: ValueId) -> Result<i32, WriteError> {
+    pub(crate) fn operand(&mut self, v: ValueId) -> Result<i32, WriteError> {
         if let Some(&i) = self.value_of.get(&v) {
             return Ok(i);
         }
@@ -135,7 +149,9 @@ impl Emitter<'_> {
         if mutated {
             self.out.states.push(tensor);
             let number = u32::try_from(self.out.states.len()).expect("few buffers");
-            return self.tensor(v, number);
+            let i = self.tensor(v, number)?;
+            self.buffers.insert(i);
+            return Ok(i);
         }
         let key = (tensor.dtype(), tensor.shape().to_vec(), tensor.bytes().to_vec());
         let number = match self.constants.get(&key) {
@@ -150,8 +166,11 @@ impl Emitter<'_> {
         self.tensor(v, number)
     }
 
-    fn node(&mut self, n: NodeId) -> Result<(), WriteError> {
+    pub(crate) fn node(&mut self, n: NodeId) -> Result<(), WriteError> {
         let node = self.program.graph.node(n);
+        if *node.op() == ops::LOOP {
+            return self.repeat(n);
+        }
         if *node.op() == ops::CALL_DELEGATE {
             let delegate = ops::views::int(node.arg(0)).unwrap_or(0);
             let mut args = vec![];
@@ -195,8 +214,7 @@ impl Emitter<'_> {
                 args.push(list);
             }
         }
-        let op = self.operator(name, overload);
-        self.out.plan.instructions.push(Instruction::Kernel { op, args });
+        self.call(name, overload, args);
         Ok(())
     }
 
@@ -231,14 +249,14 @@ impl Emitter<'_> {
         })
     }
 
-    fn int_list(&mut self, list: &[SymInt]) -> Result<i32, WriteError> {
+    pub(crate) fn int_list(&mut self, list: &[SymInt]) -> Result<i32, WriteError> {
         let items: Vec<i64> =
             list.iter().map(|n| Ok(self.int(n)?.into())).collect::<Result<_, WriteError>>()?;
         Ok(self.literal(EValue::IntList(items)))
     }
 
     /// An integer: a literal, or one that instructions compute from sizes of the inputs.
-    fn int(&mut self, n: &SymInt) -> Result<i32, WriteError> {
+    pub(crate) fn int(&mut self, n: &SymInt) -> Result<i32, WriteError> {
         if let Some(n) = n.known() {
             return Ok(self.literal(EValue::Int(n)));
         }
@@ -266,8 +284,7 @@ impl Emitter<'_> {
                 let (v, d) = found.ok_or_else(|| WriteError::Symbol(s.to_string()))?;
                 let (x, d) = (self.operand(v)?, self.literal(EValue::Int(d as i64)));
                 let out = self.push(EValue::Int(0));
-                let op = self.operator("aten::sym_size", "int");
-                self.out.plan.instructions.push(Instruction::Kernel { op, args: vec![x, d, out] });
+                self.call("aten::sym_size", "int", vec![x, d, out]);
                 self.symbols.insert(key, out);
                 Ok(out)
             }
@@ -281,8 +298,7 @@ impl Emitter<'_> {
                     SymOp::Min => "executorch_prim::sym_min",
                 };
                 let out = self.push(EValue::Int(0));
-                let op = self.operator(name, "Scalar");
-                self.out.plan.instructions.push(Instruction::Kernel { op, args: vec![a, b, out] });
+                self.call(name, "Scalar", vec![a, b, out]);
                 Ok(out)
             }
         }
@@ -290,8 +306,7 @@ impl Emitter<'_> {
 
     /// Plans memory for every tensor that is not a constant.
     fn place(&mut self) {
-        let states: BTreeSet<i32> =
-            self.value_of.iter().filter(|(v, _)| self.is_state(**v)).map(|(_, &i)| i).collect();
+        let states = std::mem::take(&mut self.buffers);
         let plan = &mut self.out.plan;
         let end = plan.instructions.len() + 1;
         let mut life: BTreeMap<i32, (usize, usize)> = BTreeMap::new();
@@ -300,7 +315,10 @@ impl Emitter<'_> {
             *l = (l.0.min(at), l.1.max(at));
         };
         for (at, i) in plan.instructions.iter().enumerate() {
-            let (Instruction::Kernel { args, .. } | Instruction::Delegate { args, .. }) = i;
+            let args = match i {
+                Instruction::Kernel { args, .. } | Instruction::Delegate { args, .. } => &args[..],
+                Instruction::JumpFalse { .. } => &[],
+            };
             for &v in args {
                 match &plan.values[v as usize] {
                     EValue::TensorList(l) | EValue::OptionalTensorList(l) => {
@@ -312,6 +330,9 @@ impl Emitter<'_> {
         }
         plan.inputs.iter().for_each(|&v| touch(&mut life, v, 0));
         plan.outputs.iter().for_each(|&v| touch(&mut life, v, end));
+        for &(first, last) in &self.loops {
+            crate::loops::stretch(life.values_mut(), first + 1, last + 1);
+        }
         let (mut who, mut intervals) = (vec![], vec![]);
         for (i, v) in plan.values.iter().enumerate() {
             let EValue::Tensor(t) = v else { continue };
@@ -333,10 +354,6 @@ impl Emitter<'_> {
             }
         }
         self.out.plan.memory = total;
-    }
-
-    fn is_state(&self, v: ValueId) -> bool {
-        matches!(self.program.graph.value(v).def(), Def::Const(c) if self.program.is_mutated(c))
     }
 }
 

@@ -183,13 +183,19 @@ fn chain(b: &mut Builder, p: &Plan) -> Table {
         .iter()
         .map(|i| {
             let (tag, first, args) = match i {
-                Instruction::Kernel { op, args } => (1u8, *op, args),
-                Instruction::Delegate { delegate, args } => (2u8, *delegate, args),
+                Instruction::Kernel { op, args } => (1u8, *op, Some(args)),
+                Instruction::Delegate { delegate, args } => (2u8, *delegate, Some(args)),
+                Instruction::JumpFalse { condition, .. } => (4u8, *condition, None),
             };
-            let args = b.create_vector(args);
+            let args = args.map(|args| b.create_vector(args));
             let call = table(b, |b| {
                 b.push_slot(slot(0), first, 0i32);
-                b.push_slot_always(slot(1), args);
+                if let Some(args) = args {
+                    b.push_slot_always(slot(1), args);
+                }
+                if let Instruction::JumpFalse { to, .. } = i {
+                    b.push_slot(slot(1), *to, 0i32);
+                }
             });
             table(b, |b| {
                 b.push_slot(slot(0), tag, 0u8);

@@ -5,6 +5,7 @@
 mod emit;
 mod flat;
 mod kernels;
+mod loops;
 mod memory;
 mod portable;
 pub mod schema;
@@ -67,9 +68,9 @@ pub fn check_inputs(program: &lowbit_core::ir::Program) -> Result<(), WriteError
 /// # Errors
 /// [`WriteError::NoKernel`] and others name the nodes and values in the way.
 pub fn write(lowered: &Lowered) -> Result<Vec<u8>, WriteError> {
-    let mut program = lowered.program.clone();
-    portable::prepare(&mut program)?;
-    let emitted = emit::emit(&program)?;
+    let (mut program, mut bodies) = (lowered.program.clone(), lowered.bodies.clone());
+    [&mut program].into_iter().chain(&mut bodies).try_for_each(portable::prepare)?;
+    let emitted = emit::emit(&program, &bodies)?;
     let mut file = Program { plan: emitted.plan, ..Program::default() };
     let mut segments: Vec<(Cow<'_, [u8]>, u64)> = vec![];
 

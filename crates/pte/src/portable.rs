@@ -35,7 +35,7 @@ fn has_kernel(program: &Program, n: NodeId) -> bool {
         let is = |i: usize, d| node.arg(i).values().all(|v| program.graph.ty(v).dtype == d);
         return is(1, DType::F64) && is(2, DType::I64);
     }
-    *node.op() == ops::CALL_DELEGATE || kernel(node.op().name).is_some()
+    [&ops::CALL_DELEGATE, &ops::LOOP].contains(&node.op()) || kernel(node.op().name).is_some()
 }
 
 /// Outputs that are the state of a buffer before it is overwritten, or constants, need a copy of their own.

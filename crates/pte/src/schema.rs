@@ -60,6 +60,13 @@ pub enum Instruction {
         /// Inputs, then outputs.
         args: Vec<i32>,
     },
+    /// Goes on somewhere else when a boolean is false.
+    JumpFalse {
+        /// The value.
+        condition: i32,
+        /// The instruction.
+        to: i32,
+    },
 }
 
 /// A delegate of the plan.

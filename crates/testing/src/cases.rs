@@ -84,6 +84,8 @@ cases! {
     "normalised",
     "output_read_on",
     "output_twice",
+    "recurrent",
+    "recurrent_dynamic_batch",
     "residual",
     "two_outputs",
     "unsupported_middle",

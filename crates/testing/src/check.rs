@@ -387,7 +387,13 @@ fn placed(passed: &Program, lowered: &Lowered) -> Result<(), Fault> {
             Place::Outside(_) => {}
         }
     }
-    for (d, delegate) in lowered.delegates.iter().enumerate() {
+    let calls = |p: &Program| -> Vec<usize> {
+        let delegates = p.graph.nodes().map(|n| p.graph.node(n)).filter(|n| *n.op() == ops::CALL_DELEGATE);
+        delegates.filter_map(|n| usize::try_from(ops::views::int(n.arg(0))?).ok()).collect()
+    };
+    // What is in the body of a loop has no place of its own in the program.
+    let repeated: Vec<usize> = lowered.bodies.iter().flat_map(calls).collect();
+    for (d, delegate) in lowered.delegates.iter().enumerate().filter(|(d, _)| !repeated.contains(d)) {
         let inside: Vec<&str> =
             g.nodes().filter(|n| region[n.index()] == Some(d)).map(|n| &*g.node(n).name).collect();
         if delegate.nodes.iter().map(|n| &**n).collect::<Vec<_>>() != inside {
@@ -406,14 +412,8 @@ fn placed(passed: &Program, lowered: &Lowered) -> Result<(), Fault> {
             tainted[n.index()] = !here && from().any(|p| tainted[p.index()] || region[p.index()] == Some(d));
         }
     }
-    let outer = &lowered.program.graph;
-    let calls: Vec<Option<i64>> = outer
-        .nodes()
-        .filter(|&n| *outer.node(n).op() == ops::CALL_DELEGATE)
-        .map(|n| ops::views::int(outer.node(n).arg(0)))
-        .collect();
-    let once =
-        (0..lowered.delegates.len()).all(|d| calls.iter().filter(|c| **c == Some(d as i64)).count() == 1);
+    let calls = [calls(&lowered.program), repeated].concat();
+    let once = (0..lowered.delegates.len()).all(|d| calls.iter().filter(|c| **c == d).count() == 1);
     if calls.len() != lowered.delegates.len() || !once {
         return Err(fault("not every delegate is called once", report));
     }

@@ -46,7 +46,18 @@ pub fn run_lowered(
     executor: &dyn Executor,
     inputs: &[Tensor],
 ) -> Result<Vec<Tensor>, DeviceError> {
-    let program = &lowered.program;
+    let outputs = run(lowered, &lowered.program, device, executor, inputs)?;
+    Ok(outputs.into_iter().take(lowered.program.user_outputs().len()).collect())
+}
+
+/// Runs the program or one of the bodies; gives all outputs.
+fn run(
+    lowered: &Lowered,
+    program: &Program,
+    device: &dyn Device,
+    executor: &dyn Executor,
+    inputs: &[Tensor],
+) -> Result<Vec<Tensor>, DeviceError> {
     let g = &program.graph;
     let bindings = program.bind(inputs).map_err(RunError::from)?;
     let mut values: BTreeMap<ValueId, Tensor> =
@@ -79,12 +90,61 @@ pub fn run_lowered(
                 }
             }
             made
+        } else if *node.op() == ops::LOOP {
+            let body =
+                ops::views::int(node.arg(0)).and_then(|i| lowered.bodies.get(usize::try_from(i).ok()?));
+            let body = body.ok_or_else(|| {
+                DeviceError::Malformed(format!("%{} repeats a body that does not exist", node.name))
+            })?;
+            let list =
+                |i: usize| node.arg(i).values().map(|v| read(&values, v)).collect::<Result<Vec<_>, _>>();
+            let step = |inputs: &[Tensor]| run(lowered, body, device, executor, inputs);
+            repeat(list(1)?, &list(2)?, &list(3)?, *node.arg(4) == Arg::Bool(true), step)?
         } else {
             run_node(program, n, &values, executor, inputs)?
         };
         values.extend(node.outputs().iter().copied().zip(made));
     }
-    program.user_outputs().iter().map(|&v| read(&values, v)).collect()
+    g.outputs().iter().map(|&v| read(&values, v)).collect()
+}
+
+/// A loop: what is carried, then what is stacked.
+fn repeat(
+    mut carry: Vec<Tensor>,
+    xs: &[Tensor],
+    captured: &[Tensor],
+    reverse: bool,
+    step: impl Fn(&[Tensor]) -> Result<Vec<Tensor>, DeviceError>,
+) -> Result<Vec<Tensor>, DeviceError> {
+    let malformed = |what: &str| DeviceError::Malformed(format!("a loop {what}"));
+    let steps =
+        xs.first().and_then(|x| x.shape().first()).copied().ok_or_else(|| malformed("has no steps"))?;
+    let mut stacks: Vec<(Option<Tensor>, Vec<u8>)> = vec![];
+    for t in 0..steps {
+        let t = if reverse { steps - 1 - t } else { t };
+        let slice = |x: &Tensor| {
+            let length = x.bytes().len() / steps;
+            let bytes = x.bytes().slice(t * length..(t + 1) * length);
+            Tensor::from_bytes(x.dtype(), &x.shape()[1..], bytes).map_err(|e| malformed(&e.to_string()))
+        };
+        let slices = xs.iter().map(slice).collect::<Result<Vec<_>, _>>()?;
+        let inputs: Vec<Tensor> = carry.iter().chain(&slices).chain(captured).cloned().collect();
+        let mut made = step(&inputs)?;
+        let stacked = made.split_off(carry.len().min(made.len()));
+        carry = made;
+        stacks.resize_with(stacked.len(), Default::default);
+        for ((like, bytes), t) in stacks.iter_mut().zip(stacked) {
+            bytes.extend_from_slice(t.bytes());
+            *like = Some(t);
+        }
+    }
+    for (like, bytes) in stacks {
+        let like = like.ok_or_else(|| malformed("has no steps"))?;
+        let shape: Vec<usize> = [steps].into_iter().chain(like.shape().iter().copied()).collect();
+        let whole = Tensor::from_bytes(like.dtype(), &shape, bytes.into());
+        carry.push(whole.map_err(|e| malformed(&e.to_string()))?);
+    }
+    Ok(carry)
 }
 
 /// Runs one node as a program of its own. It has the whole program's inputs too, so that symbols get their values.

@@ -1,4 +1,4 @@
-//! Recurrent layers and cells.
+//! Recurrent layers and cells, and the steps of a layer behind the product with its inputs, which PyTorch has no name for.
 
 use crate::dtype::DType;
 use super::rules::{Types, one};
@@ -14,6 +14,10 @@ ops! {
     GRU_CELL = "aten.gru_cell.default" "(Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih=None, Tensor? b_hh=None) -> Tensor", cell;
     RNN_TANH_CELL = "aten.rnn_tanh_cell.default" "(Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih=None, Tensor? b_hh=None) -> Tensor", tanh_cell;
     RNN_RELU_CELL = "aten.rnn_relu_cell.default" "(Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih=None, Tensor? b_hh=None) -> Tensor", cell;
+    LSTM_STEPS = "lowbit.lstm_steps.default" "(Tensor gates, Tensor[] hx, Tensor w_hh, Tensor? b_hh=None, Tensor? w_hr=None, bool reverse=False) -> (Tensor, Tensor, Tensor)", steps;
+    GRU_STEPS = "lowbit.gru_steps.default" "(Tensor gates, Tensor[] hx, Tensor w_hh, Tensor? b_hh=None, Tensor? w_hr=None, bool reverse=False) -> (Tensor, Tensor)", steps;
+    RNN_TANH_STEPS = "lowbit.rnn_tanh_steps.default" "(Tensor gates, Tensor[] hx, Tensor w_hh, Tensor? b_hh=None, Tensor? w_hr=None, bool reverse=False) -> (Tensor, Tensor)", steps;
+    RNN_RELU_STEPS = "lowbit.rnn_relu_steps.default" "(Tensor gates, Tensor[] hx, Tensor w_hh, Tensor? b_hh=None, Tensor? w_hr=None, bool reverse=False) -> (Tensor, Tensor)", steps;
 }
 
 /// Input and output of a layer stack: `(output type, state shape rank 3)`.
@@ -21,7 +25,7 @@ fn layers(c: &Call<'_>, hidden: &TensorType) -> Result<TensorType, InferError> {
     let x = c.tensor(0)?;
     let [.., size] = &hidden.shape[..] else { return c.error("the state has no dimensions") };
     let directions = 1 + i64::from(c.bool(7)?);
-    if x.rank() != 3 && x.rank() != 2 {
+    if x.rank() != 3 {
         return c.error(format!("input is {x}; steps, batch and features are needed"));
     }
     let mut shape = x.shape.clone();
@@ -58,4 +62,18 @@ fn tanh_cell(c: &Call<'_>) -> Types {
 fn cell(c: &Call<'_>) -> Types {
     let h = c.tensor(1)?;
     one(h.dtype, h.shape.clone())
+}
+
+/// `steps(gates, hx, …)`: products with the inputs of all steps `[steps, batch, gates]` and states `[batch, size]`; the
+/// outputs `[steps, batch, size]`, in the order of the inputs, and the last states. `reverse` goes from the last step to
+/// the first.
+fn steps(c: &Call<'_>) -> Types {
+    let (x, states) = (c.tensor(0)?, c.tensors(1)?);
+    let lstm = *c.op == super::LSTM_STEPS;
+    if x.rank() != 3 || states.len() != 1 + usize::from(lstm) || states.iter().any(|s| s.rank() != 2) {
+        return c.error("gates [steps, batch, gates] and states [batch, size] are needed");
+    }
+    let shape = vec![x.shape[0].clone(), x.shape[1].clone(), states[0].shape[1].clone()];
+    let outputs = TensorType { dtype: x.dtype, shape };
+    Ok(std::iter::once(outputs).chain(states.into_iter().cloned()).collect())
 }

@@ -1,4 +1,4 @@
-//! Recurrent layers and cells.
+//! Recurrent layers, their steps, and cells.
 
 use super::Table;
 use crate::dense::Epilogue;
@@ -57,9 +57,8 @@ impl Affine {
     }
 }
 
-/// The weights of one layer in one direction.
+/// What states are multiplied with.
 struct Weights {
-    input: Affine,
     hidden: Affine,
     /// Projects the output of an LSTM to a smaller state.
     projection: Option<Affine>,
@@ -102,6 +101,60 @@ fn step(kind: Kind, w: &Weights, x_gates: &[f32], batch: usize, h: &mut Vec<f32>
     }
 }
 
+/// All steps, the last one first if `reverse`; `show` gets each new state.
+#[expect(clippy::too_many_arguments, reason = "a loop over what one step takes")]
+fn run(
+    kind: Kind,
+    w: &Weights,
+    gates: &[f32],
+    [steps, batch]: [usize; 2],
+    reverse: bool,
+    h: &mut Vec<f32>,
+    cell: &mut [f32],
+    mut show: impl FnMut(usize, &[f32]),
+) {
+    let length = gates.len() / steps.max(1);
+    for t in 0..steps {
+        let t = if reverse { steps - 1 - t } else { t };
+        step(kind, w, &gates[t * length..(t + 1) * length], batch, h, cell);
+        show(t, h);
+    }
+}
+
+/// `(gates, hx, w_hh, b_hh, w_hr, reverse)`
+fn steps(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>], kind: Kind) -> Result {
+    let (x, states) = (c.tensor(0)?, c.tensors(1)?);
+    let w = Weights {
+        hidden: Affine::new(c.isa, c.tensor(2)?, c.opt_tensor(3)),
+        projection: c.opt_tensor(4).map(|p| Affine::new(c.isa, p, None)),
+    };
+    let mut state = states.iter().map(|t| t.as_vec::<f32>().into_owned());
+    let (mut h, mut cell) = (state.next().unwrap_or_default(), state.next().unwrap_or_default());
+    let (gates, size) = (x.as_vec::<f32>(), h.len());
+    let mut result = vec![0f32; x.shape[0] * size];
+    run(kind, &w, &gates, [x.shape[0], x.shape[1]], c.bool(5)?, &mut h, &mut cell, |t, h| {
+        result[t * size..(t + 1) * size].copy_from_slice(h);
+    });
+    outs[0].store(result);
+    outs[1].store(h);
+    if let Some(out) = outs.get_mut(2) {
+        out.store(cell);
+    }
+    Ok(())
+}
+fn lstm_steps(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
+    steps(c, outs, Kind::Lstm)
+}
+fn gru_steps(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
+    steps(c, outs, Kind::Gru)
+}
+fn rnn_tanh_steps(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
+    steps(c, outs, Kind::Tanh)
+}
+fn rnn_relu_steps(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
+    steps(c, outs, Kind::Relu)
+}
+
 /// `(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)`
 fn layers(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>], kind: Kind) -> Result {
     let x = c.tensor(0)?;
@@ -118,15 +171,10 @@ fn layers(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>], kind: Kind) -> Result 
             per * count * directions
         )));
     }
-    let unbatched = x.shape.len() == 2;
-    let (steps, batch) = match (unbatched, batch_first) {
-        (true, _) => (x.shape[0], 1),
-        (_, true) => (x.shape[1], x.shape[0]),
-        _ => (x.shape[0], x.shape[1]),
-    };
+    let (steps, batch) = if batch_first { (x.shape[1], x.shape[0]) } else { (x.shape[0], x.shape[1]) };
     let features = *x.shape.last().unwrap_or(&0);
     let mut sequence = x.as_vec::<f32>().into_owned();
-    if batch_first && !unbatched {
+    if batch_first {
         sequence = swap(&sequence, batch, steps, features);
     }
     let state = |t: &TensorRef<'_>| t.as_vec::<f32>().into_owned();
@@ -141,32 +189,29 @@ fn layers(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>], kind: Kind) -> Result 
         for d in 0..directions {
             let k = layer * directions + d;
             let p = &params[k * per..(k + 1) * per];
+            let input = Affine::new(c.isa, p[0], biases.then(|| p[2]));
             let w = Weights {
-                input: Affine::new(c.isa, p[0], biases.then(|| p[2])),
                 hidden: Affine::new(c.isa, p[1], biases.then(|| p[3])),
                 projection: projected.then(|| Affine::new(c.isa, p[per - 1], None)),
             };
             // Gates from the inputs of all steps at once.
             let mut gates = vec![];
-            w.input.of(&sequence, steps * batch, &mut gates);
-            let run = gates.len() / steps.max(1);
+            input.of(&sequence, steps * batch, &mut gates);
             let mut h = h0[k * hn..(k + 1) * hn].to_vec();
             let mut cell = c0.get(k * cn..(k + 1) * cn).unwrap_or_default().to_vec();
-            for t in 0..steps {
-                let t = if d == 1 { steps - 1 - t } else { t };
-                step(kind, &w, &gates[t * run..(t + 1) * run], batch, &mut h, &mut cell);
+            run(kind, &w, &gates, [steps, batch], d == 1, &mut h, &mut cell, |t, h| {
                 for b in 0..batch {
                     let at = ((t * batch + b) * directions + d) * out_width;
                     result[at..at + out_width].copy_from_slice(&h[b * out_width..(b + 1) * out_width]);
                 }
-            }
+            });
             last_h.extend(h);
             last_c.extend(cell);
         }
         sequence = result;
         width = out_width * directions;
     }
-    if batch_first && !unbatched {
+    if batch_first {
         sequence = swap(&sequence, steps, batch, width);
     }
     outs[0].store(sequence);
@@ -206,13 +251,10 @@ fn cell(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>], kind: Kind) -> Result {
     let x = c.tensor(0)?;
     let states = if kind == Kind::Lstm { c.tensors(1)? } else { vec![c.tensor(1)?] };
     let batch = if x.shape.len() == 2 { x.shape[0] } else { 1 };
-    let w = Weights {
-        input: Affine::new(c.isa, c.tensor(2)?, c.opt_tensor(4)),
-        hidden: Affine::new(c.isa, c.tensor(3)?, c.opt_tensor(5)),
-        projection: None,
-    };
+    let input = Affine::new(c.isa, c.tensor(2)?, c.opt_tensor(4));
+    let w = Weights { hidden: Affine::new(c.isa, c.tensor(3)?, c.opt_tensor(5)), projection: None };
     let mut gates = vec![];
-    w.input.of(&x.as_vec::<f32>(), batch, &mut gates);
+    input.of(&x.as_vec::<f32>(), batch, &mut gates);
     let mut h = states[0].as_vec::<f32>().into_owned();
     let mut cell = states.get(1).map(|t| t.as_vec::<f32>().into_owned()).unwrap_or_default();
     step(kind, &w, &gates, batch, &mut h, &mut cell);
@@ -244,4 +286,8 @@ pub(super) const TABLE: Table = &[
     ("aten.gru_cell.default", gru_cell),
     ("aten.rnn_tanh_cell.default", rnn_tanh_cell),
     ("aten.rnn_relu_cell.default", rnn_relu_cell),
+    ("lowbit.lstm_steps.default", lstm_steps),
+    ("lowbit.gru_steps.default", gru_steps),
+    ("lowbit.rnn_tanh_steps.default", rnn_tanh_steps),
+    ("lowbit.rnn_relu_steps.default", rnn_relu_steps),
 ];

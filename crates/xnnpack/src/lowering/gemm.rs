@@ -129,10 +129,15 @@ impl Layer {
                 four_bits && size % 32 == 0 && weight::bf16_scales(scales).is_ok()
             }
         };
-        // Falls back on floats: the weight is dequantized beforehand, q/dq around the layer become conversions.
-        let fallback = float(vec![*dequantize]);
+        // Falls back on floats: q/dq around the layer become conversions. The weight stays integers, where there is such a
+        // layer, or else is dequantized beforehand.
+        let mut fallback = float(vec![*dequantize]);
         if !axis_fits {
             return Ok(fallback);
+        }
+        let f32_only = program.graph.ty(input).dtype == DType::F32;
+        if abilities.weight_only && f32_only && matches!(scales, Scales::Channel { .. }) {
+            fallback.form = Form::WeightOnly;
         }
         if let Some(d) = dequantized(program, input) {
             let exit = exit(program, n, true, true);
@@ -158,10 +163,6 @@ impl Layer {
             }
             along.extend(fallback.along.iter().copied());
             return Ok(Layer { form: Form::Dynamic { quantize }, input: x, four_bits, along, ..fallback });
-        }
-        let f32_only = program.graph.ty(input).dtype == DType::F32;
-        if abilities.weight_only && f32_only && matches!(scales, Scales::Channel { .. }) {
-            return Ok(Layer { form: Form::WeightOnly, ..fallback });
         }
         Ok(fallback)
     }

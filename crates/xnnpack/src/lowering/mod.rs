@@ -15,6 +15,7 @@ use lowbit_core::backend::{BackendError, Blob, Claim, Lowering};
 use lowbit_core::ir::{Key, NodeId, Program};
 use lowbit_core::ops;
 use lowbit_core::passes::Pipeline;
+use lowbit_core::passes::decompose::is_sequence;
 
 /// The lowering to XNNPACK.
 #[derive(Copy, Clone, Debug, Default)]
@@ -73,13 +74,13 @@ impl Lowering for Xnnpack {
     }
 }
 
-/// XNNPACK takes one range for each row of a linear layer, for each pixel of a pointwise convolution (a linear layer to
-/// it), and for each image of any other.
+/// XNNPACK takes one range for each row of a linear layer, recurrent ones included, for each pixel of a pointwise convolution
+/// (a linear layer to it), and for each image of any other.
 pub fn dynamic_dims(program: &Program, reader: NodeId) -> Option<Vec<usize>> {
     let node = program.graph.node(reader);
     let rank = program.graph.ty(node.operands().next()?).rank();
     match node.op() {
-        op if *op == ops::LINEAR => Some(vec![rank - 1]),
+        op if *op == ops::LINEAR || is_sequence(op) => Some(vec![rank - 1]),
         op if !op.packet().starts_with("aten.conv") => None,
         _ if is_fully_connected(program, reader) => Some(vec![1]),
         _ => Some((1..rank).collect()),

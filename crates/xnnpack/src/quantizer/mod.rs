@@ -2,6 +2,7 @@
 
 mod config;
 mod options;
+mod recurrent;
 mod rounding;
 mod rules;
 
@@ -9,28 +10,45 @@ pub use config::{
     DYNAMIC, INT4_CHANNEL, INT4_GROUP, RECIPES, STATIC, Scales, Symmetric, group_size, range, recipe,
 };
 pub use options::{is_option, with_options};
+pub use recurrent::nothing as nothing_recurrent;
 pub use rounding::{ROUNDING, ROUNDING_SHARES};
 pub use rules::{RULES, SHARES};
 
 use crate::lowering::dynamic_dims;
-use lowbit_core::ir::{ModuleFrame, NodeId, Program};
+use lowbit_core::ir::{NodeId, Program};
 use lowbit_core::ops::{self, OpDef};
+use lowbit_core::passes::decompose::is_stack;
 use lowbit_core::passes::{Decompose, Pipeline, ProductsToLinear, Recompose, ScalarsToTensors};
-use lowbit_core::quantizer::RuleQuantizer;
+use lowbit_core::quantizer::{Quantizer, RuleQuantizer};
+use std::sync::Arc;
 
-/// A quantizer with the rules of ExecuTorch's and nothing configured yet. As there, recurrent layers are left alone.
+/// A quantizer with the rules of ExecuTorch's and nothing configured yet; there, recurrent layers are left alone.
 pub fn quantizer() -> RuleQuantizer {
-    let passes = || Pipeline::default().then(Recompose).then(ScalarsToTensors);
-    RuleQuantizer::unset(RULES).shares(SHARES).prepare(passes).dynamic_dims(dynamic_dims)
+    fn passes() -> Pipeline {
+        let keep = |p: &Program, n: NodeId| !is_stack(p, n);
+        Pipeline::default().then(Recompose).then(Decompose { keep }).then(ScalarsToTensors)
+    }
+    let q = RuleQuantizer::unset(RULES).shares(SHARES).prepare(passes).dynamic_dims(dynamic_dims);
+    only_products(q)
 }
 
-/// As [`quantizer`], and linear layers are found in products with constants and in what recurrent layers consist of.
-pub fn step_by_step() -> RuleQuantizer {
-    let passes = || {
+/// As [`quantizer`], and linear layers are found in products with constants and in recurrent cells.
+pub fn with_products() -> RuleQuantizer {
+    fn passes() -> Pipeline {
         let wholes = Pipeline::default().then(ProductsToLinear).then(Recompose);
-        wholes.then(Decompose { keep: not_recurrent }).then(ScalarsToTensors)
-    };
+        wholes.then(Decompose { keep: is_layer }).then(ScalarsToTensors)
+    }
     quantizer().prepare(passes)
+}
+
+fn only_products(mut q: RuleQuantizer) -> RuleQuantizer {
+    q.filter(Arc::new(recurrent::only_products)).expect("rules have filters");
+    q
+}
+
+/// Not a stack of recurrent layers, whose inputs are inside, nor a cell, which is one step of linear layers.
+fn is_layer(program: &Program, n: NodeId) -> bool {
+    !is_stack(program, n) && !recurrent::CELLS.contains(&program.graph.node(n).op())
 }
 
 /// With fewer dB, what is no outlier in a tensor has less than five of the eight bits. Trained and random networks alike
@@ -42,38 +60,15 @@ pub fn rounding() -> RuleQuantizer {
     fn passes() -> Pipeline {
         // XNNPACK has no silu, but both its pieces on integers. What does nothing would be in the way of integers.
         let keep = |p: &Program, n: NodeId| {
-            *p.graph.node(n).op() != ops::SILU && not_recurrent(p, n) && !does_nothing(p, n)
+            *p.graph.node(n).op() != ops::SILU && is_layer(p, n) && !does_nothing(p, n)
         };
         let wholes = Pipeline::default().then(ProductsToLinear).then(Recompose);
         wholes.then(Decompose { keep }).then(ScalarsToTensors)
     }
     let dynamic = Symmetric { scales: Scales::Channel, dynamic: true, ..Symmetric::default() };
-    RuleQuantizer::unset(ROUNDING)
-        .shares(ROUNDING_SHARES)
-        .prepare(passes)
-        .fallback(LEAST_FIT, dynamic.config())
-        .dynamic_dims(dynamic_dims)
+    let q = RuleQuantizer::unset(ROUNDING).shares(ROUNDING_SHARES).prepare(passes);
+    only_products(q.fallback(LEAST_FIT, dynamic.config()).dynamic_dims(dynamic_dims))
 }
-
-/// A filter that keeps the pieces of recurrent layers, as `run_decompositions()` leaves them, in floating point like the
-/// layers themselves.
-pub fn leave_recurrent(program: &Program, n: NodeId) -> Result<(), String> {
-    let frames = program.graph.node(n).module.frames();
-    let class = |f: &ModuleFrame| RECURRENT_MODULES.iter().any(|m| *f.type_name == **m);
-    match frames.iter().any(class) {
-        true => Err(format!("it is a piece of a recurrent layer; recipe {STATIC} quantizes those")),
-        false => Ok(()),
-    }
-}
-
-static RECURRENT_MODULES: &[&str] = &[
-    "torch.nn.modules.rnn.LSTM",
-    "torch.nn.modules.rnn.GRU",
-    "torch.nn.modules.rnn.RNN",
-    "torch.nn.modules.rnn.LSTMCell",
-    "torch.nn.modules.rnn.GRUCell",
-    "torch.nn.modules.rnn.RNNCell",
-];
 
 /// Operators that hand on what they read, as far as the element type is the same.
 static CASTS: &[&OpDef] = &[
@@ -92,21 +87,6 @@ fn does_nothing(program: &Program, n: NodeId) -> bool {
     let same = |v| g.ty(v).dtype == g.ty(node.output()).dtype;
     CASTS.contains(&node.op()) && node.operands().next().is_some_and(same)
 }
-
-fn not_recurrent(program: &Program, n: NodeId) -> bool {
-    !RECURRENT.contains(&program.graph.node(n).op())
-}
-
-static RECURRENT: &[&OpDef] = &[
-    &ops::LSTM,
-    &ops::GRU,
-    &ops::RNN_TANH,
-    &ops::RNN_RELU,
-    &ops::LSTM_CELL,
-    &ops::GRU_CELL,
-    &ops::RNN_TANH_CELL,
-    &ops::RNN_RELU_CELL,
-];
 
 #[cfg(test)]
 mod tests;

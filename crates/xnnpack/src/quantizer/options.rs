@@ -133,10 +133,10 @@ pub fn with_options(
     reader.check(recipe)?;
     let mut q = match recipe {
         STATIC => super::rounding(),
-        DYNAMIC | INT4_CHANNEL | INT4_GROUP => super::step_by_step(),
+        DYNAMIC | INT4_CHANNEL | INT4_GROUP => super::with_products(),
         _ => {
             let mut q = super::quantizer();
-            q.filter(Arc::new(super::leave_recurrent)).expect("rules have filters");
+            q.filter(Arc::new(super::nothing_recurrent)).expect("rules have filters");
             q
         }
     };

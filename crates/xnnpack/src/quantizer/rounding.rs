@@ -1,6 +1,7 @@
 //! The rules of `int8-static`: a value is quantized where XNNPACK rounds it. An activation that runs with an operator is
 //! in the range that is observed; operators on integers take integers whenever they come.
 
+use super::recurrent::{self, SEQUENCES};
 use super::rules::{
     CAT, CONV, CONV_TRANSPOSE, LINEAR, Outcome, POOL, binary, cat, conv, conv_transpose, dynamic, layer,
     linear, pool, rule,
@@ -30,8 +31,9 @@ static UNARY: &[&OpDef] = &[
 
 /// Where XNNPACK rounds.
 pub static ROUNDING: &[Rule] = &[
+    dynamic(rule("recurrent", &[SEQUENCES], recurrent::dynamic_layer)),
     rule("linear_clamp", &[LINEAR, CLAMP], layer),
-    dynamic(rule("linear", &[LINEAR], linear)),
+    dynamic(rule("linear", &[LINEAR], linear_layer)),
     rule("conv_clamp", &[CONV, CLAMP], layer),
     dynamic(rule("conv", &[CONV], conv)),
     rule("conv_transpose_clamp", &[CONV_TRANSPOSE, CLAMP], conv_transpose),
@@ -98,6 +100,11 @@ fn is_integer(program: &Program, v: ValueId, out: &Annotations) -> bool {
         }
     }
     false
+}
+
+/// A linear layer. A piece of a recurrent one has its ranges taken while running.
+fn linear_layer(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
+    recurrent::piece(m, &recurrent::while_running(how), out).unwrap_or_else(|| linear(m, how, out))
 }
 
 fn reached(m: &Match<'_>, out: &Annotations) -> Outcome {

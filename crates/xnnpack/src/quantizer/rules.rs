@@ -1,5 +1,6 @@
 //! The rules of ExecuTorch's quantizer. Order matters: the first one to take a node wins.
 
+use super::recurrent::{self, SEQUENCES};
 use crate::lowering::is_fully_connected;
 use lowbit_core::ir::{Key, NodeId, Program, ValueId};
 use lowbit_core::ops::{self, OpDef};
@@ -52,6 +53,7 @@ pub static RULES: &[Rule] = &[
     rule("mul_relu", &[MUL, RELU], binary),
     rule("mul", &[MUL], binary),
     rule("cat", &[CAT], cat),
+    dynamic(rule("recurrent", &[SEQUENCES], recurrent::layer)),
 ];
 
 /// What hands on the quantization parameters of its input: XNNPACK demands equal ones, or gains nothing from others.
@@ -95,8 +97,11 @@ fn annotate_layer(m: &Match<'_>, how: &OpConfig, weight: Option<Spec>, out: &mut
     Ok(())
 }
 
-/// As [`layer`], for a linear layer: groups have to be whole.
+/// As [`layer`], for a linear layer, which may be a piece of a recurrent one: groups have to be whole.
 pub(super) fn linear(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
+    if let Some(piece) = recurrent::piece(m, how, out) {
+        return piece;
+    }
     whole_groups(m, how)?;
     layer(m, how, out)
 }
@@ -164,7 +169,7 @@ fn whole_groups(m: &Match<'_>, how: &OpConfig) -> Outcome {
 }
 
 /// Refuses weights of 4 bits where XNNPACK would store them in 8, if there is something better.
-fn eight_bits(how: &OpConfig) -> Outcome {
+pub(super) fn eight_bits(how: &OpConfig) -> Outcome {
     match four_bits(how) {
         true => Err(
             "XNNPACK has 4-bit weights for linear layers and pointwise convolutions only; its weight takes \

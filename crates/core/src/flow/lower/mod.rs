@@ -5,6 +5,7 @@
 //! delegates is the number of times that work has to change sides, and no more. A region is convex by construction:
 //! a path that leaves it comes back at a later stage. The work is linear in nodes and operands, but for sorting.
 
+mod loops;
 mod outline;
 mod regions;
 
@@ -20,7 +21,11 @@ use std::sync::Arc;
 pub struct Lowered {
     /// What remains, with a `lowbit.call_delegate` node for each delegate; its argument 0 is a place in `delegates`.
     pub program: Program,
-    /// The compiled parts, in the order they are called.
+    /// What is repeated: argument 0 of a `lowbit.loop` node is a place here. A body is lowered like the program itself. Its
+    /// inputs are what is carried from step to step, the step's slice of each sequence, and what it captures; its outputs
+    /// are what is carried on, and what is stacked in the order of the steps.
+    pub bodies: Vec<Program>,
+    /// The compiled parts, in the order they are called; those of the program first, then those of the bodies.
     pub delegates: Vec<Delegate>,
     /// Where each node went, in program order, as the program was after the backends' passes. Codebooks that a backend's
     /// passes put floats in the place of follow.
@@ -96,7 +101,12 @@ pub enum LowerError {
 /// # Errors
 /// When a pass fails, or a backend fails on a region it claimed. A node that a backend finds it cannot compile after
 /// all ([`BackendError::Refused`]) stays outside; that is no error.
-pub fn lower(mut program: Program, backends: &[&dyn Lowering]) -> Result<Lowered, LowerError> {
+pub fn lower(program: Program, backends: &[&dyn Lowering]) -> Result<Lowered, LowerError> {
+    lower_from(program, backends, 0)
+}
+
+/// Lowers with delegates numbered from `first`.
+fn lower_from(mut program: Program, backends: &[&dyn Lowering], first: usize) -> Result<Lowered, LowerError> {
     let mut delegates = Vec::new();
     let mut nodes: Vec<Placement> = Vec::new();
     for (i, backend) in backends.iter().enumerate() {
@@ -107,7 +117,7 @@ pub fn lower(mut program: Program, backends: &[&dyn Lowering]) -> Result<Lowered
         let folded = books.into_iter().filter(|b| left.iter().all(|l| l.name != b.name));
         let folded: Vec<Placement> =
             folded.map(|b| Placement { place: Place::Outside(why.clone()), ..b }).collect();
-        let (outer, parts, mut places) = lower_to(&program, *backend, delegates.len())?;
+        let (outer, parts, mut places) = lower_to(&program, *backend, first + delegates.len())?;
         places.extend(folded);
         nodes = merge(std::mem::take(&mut nodes), places, i == 0);
         program = outer;
@@ -116,7 +126,9 @@ pub fn lower(mut program: Program, backends: &[&dyn Lowering]) -> Result<Lowered
     if backends.is_empty() {
         nodes = placements(&program, |_| Place::Outside("no backend was given".into()));
     }
-    Ok(Lowered { program, delegates, nodes })
+    let mut lowered = Lowered { program, bodies: vec![], delegates, nodes };
+    loops::run(&mut lowered, backends, first)?;
+    Ok(lowered)
 }
 
 type Parts = (Program, Vec<Delegate>, Vec<Placement>);

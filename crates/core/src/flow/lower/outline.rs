@@ -28,29 +28,43 @@ impl Part {
 }
 
 /// Copies nodes into a new program, bringing along the constants they read.
-struct Copier<'a> {
-    from: &'a Program,
-    to: Program,
+pub struct Copier<'a> {
+    /// Where nodes come from.
+    pub from: &'a Program,
+    /// The new program.
+    pub to: Program,
     values: Vec<Option<ValueId>>,
     constants: BTreeMap<ConstId, ConstId>,
 }
 
 impl<'a> Copier<'a> {
-    fn new(from: &'a Program) -> Self {
+    /// Into an empty program.
+    pub fn new(from: &'a Program) -> Self {
         let to = Program { symbols: from.symbols.clone(), ..Program::default() };
         Copier { from, to, values: vec![None; from.graph.table_sizes().1], constants: BTreeMap::new() }
     }
 
-    fn input(&mut self, v: ValueId) {
+    /// Makes `v` an input.
+    pub fn input(&mut self, v: ValueId) {
         let value = self.from.graph.value(v);
-        let new = self.to.graph.add_input(&value.name, value.ty.clone());
-        self.to.signature.inputs.push(value.name.clone());
-        self.values[v.index()] = Some(new);
+        self.values[v.index()] = Some(self.fresh_input(&value.name, value.ty.clone()));
+    }
+
+    /// An input that the old program has not.
+    pub fn fresh_input(&mut self, name: &str, ty: TensorType) -> ValueId {
+        let new = self.to.graph.add_input(name, ty);
+        self.to.signature.inputs.push(self.to.graph.value(new).name.clone());
+        new
+    }
+
+    /// The new value of `v`, when it has one already.
+    pub fn known(&self, v: ValueId) -> Option<ValueId> {
+        self.values[v.index()]
     }
 
     /// The new value of `v`: known, or a constant.
-    fn value(&mut self, v: ValueId) -> ValueId {
-        if let Some(new) = self.values[v.index()] {
+    pub fn value(&mut self, v: ValueId) -> ValueId {
+        if let Some(new) = self.known(v) {
             return new;
         }
         let c = match self.from.graph.value(v).def() {
@@ -74,7 +88,8 @@ impl<'a> Copier<'a> {
         }
     }
 
-    fn node(&mut self, n: NodeId) -> Result<NodeId, LowerError> {
+    /// Copies a node; what it reads must be known or constant.
+    pub fn node(&mut self, n: NodeId) -> Result<NodeId, LowerError> {
         let from = self.from;
         let old = from.graph.node(n);
         let mut args = old.args().to_vec();

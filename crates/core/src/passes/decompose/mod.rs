@@ -24,6 +24,8 @@ mod sort;
 
 pub use integers::IntegerArithmetic;
 pub use pad::NARROW;
+pub use rnn::{is_sequence, is_stack};
+pub(crate) use rnn::{is_steps, one_step};
 
 use super::{Pass, PassFailure};
 use crate::dtype::DType;
@@ -122,7 +124,7 @@ fn expand(
         budget = budget
             .checked_sub(1)
             .ok_or_else(|| PassFailure("decompositions do not come to an end".into()))?;
-        let mut build = Build { program, at: n, module: node.module.clone(), made: vec![] };
+        let mut build = Build { program, at: Some(n), module: node.module.clone(), made: vec![] };
         let fail = |e: PassFailure| PassFailure(format!("{} ({}): {}", node.name, node.op().name, e.0));
         let result = rule(&mut build, &node).map_err(fail)?;
         let made = build.made;
@@ -140,10 +142,10 @@ fn expand(
     Ok(changed)
 }
 
-/// Makes nodes in front of the one that is being expanded.
+/// Makes nodes in front of the one that is being expanded, or at the end.
 pub(super) struct Build<'p> {
     pub(super) program: &'p mut Program,
-    at: NodeId,
+    at: Option<NodeId>,
     module: ModuleStack,
     made: Vec<NodeId>,
 }
@@ -155,7 +157,11 @@ impl Build<'_> {
         op: &'static OpDef,
         args: impl Into<Vec<Arg>>,
     ) -> Result<Vec<ValueId>, PassFailure> {
-        let n = self.program.graph.insert_before(self.at, NewNode::new(op, args).in_module(&self.module))?;
+        let new = NewNode::new(op, args).in_module(&self.module);
+        let n = match self.at {
+            Some(at) => self.program.graph.insert_before(at, new)?,
+            None => self.program.graph.append(new)?,
+        };
         self.made.push(n);
         Ok(self.program.graph.node(n).outputs().to_vec())
     }

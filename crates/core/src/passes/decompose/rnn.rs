@@ -1,12 +1,9 @@
-//! Recurrent layers and cells, step by step. The products with the inputs of all steps are one matrix product; the
-//! program grows with the number of steps.
-//!
-//! The pieces are those of PyTorch's `run_decompositions()`, down to slices, joints and the order of operands: a quantizer
-//! finds the same places in both forms.
+//! Recurrent layers and cells. A stack becomes its layers; a layer becomes the product with the inputs of all steps and its
+//! steps, which lowering makes a loop of: nothing grows with the number of steps.
 
-use super::{Build, PassFailure, Table, Values};
-use crate::ir::{Arg, Node, ValueId};
-use crate::ops;
+use super::{Build, PassFailure, Table, Values, integer};
+use crate::ir::{Arg, Node, NodeId, Program, ValueId};
+use crate::ops::{self, OpDef};
 use crate::symint::SymInt;
 
 #[derive(Copy, Clone, PartialEq)]
@@ -17,12 +14,11 @@ enum Kind {
     Relu,
 }
 
-/// Weights of one layer in one direction.
-struct Weights {
-    input: ValueId,
-    hidden: ValueId,
-    input_bias: Arg,
-    hidden_bias: Arg,
+/// What a state is multiplied with.
+struct Hidden {
+    weight: ValueId,
+    bias: Arg,
+    /// Makes the state of an LSTM smaller.
     projection: Option<ValueId>,
 }
 
@@ -44,12 +40,12 @@ fn gates(b: &mut Build<'_>, x: ValueId, count: i64) -> Result<Vec<ValueId>, Pass
 fn step(
     b: &mut Build<'_>,
     kind: Kind,
-    w: &Weights,
+    w: &Hidden,
     x: ValueId,
     h: ValueId,
     c: Option<ValueId>,
 ) -> Result<(ValueId, Option<ValueId>), PassFailure> {
-    let y = linear(b, h, w.hidden, &w.hidden_bias)?;
+    let y = linear(b, h, w.weight, &w.bias)?;
     match (kind, c) {
         (Kind::Lstm, Some(c)) => {
             let sum = b.op(&ops::ADD, [y.into(), x.into()])?;
@@ -92,133 +88,175 @@ fn step(
 /// `(input, state, w_ih, w_hh, b_ih, b_hh)`
 fn cell(b: &mut Build<'_>, n: &Node, kind: Kind) -> Values {
     let states: Vec<ValueId> = n.arg(1).values().collect();
-    let w = Weights {
-        input: b.tensor(n, 2)?,
-        hidden: b.tensor(n, 3)?,
-        input_bias: n.arg(4).clone(),
-        hidden_bias: n.arg(5).clone(),
-        projection: None,
-    };
-    let x = b.tensor(n, 0)?;
-    let x = linear(b, x, w.input, &w.input_bias)?;
+    let w = Hidden { weight: b.tensor(n, 3)?, bias: n.arg(5).clone(), projection: None };
+    let (x, weight) = (b.tensor(n, 0)?, b.tensor(n, 2)?);
+    let x = linear(b, x, weight, n.arg(4))?;
     let (h, c) = step(b, kind, &w, x, states[0], states.get(1).copied())?;
     Ok(Some([Some(h), c].into_iter().flatten().collect()))
 }
 
-/// Entry `i` of dimension 0, which stays.
-fn slice(b: &mut Build<'_>, x: ValueId, i: usize) -> Result<ValueId, PassFailure> {
-    b.op(&ops::SLICE, [x.into(), 0.into(), i.into(), (i + 1).into()])
+/// Arguments of `(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)`.
+struct Stack {
+    x: ValueId,
+    states: Vec<ValueId>,
+    params: Vec<ValueId>,
+    layers: usize,
+    directions: usize,
+    biases: bool,
+    batch_first: bool,
 }
 
-/// As [`slice`], without dimension 0.
-fn select(b: &mut Build<'_>, x: ValueId, i: usize) -> Result<ValueId, PassFailure> {
-    let one = slice(b, x, i)?;
-    squeeze(b, one)
-}
-
-fn squeeze(b: &mut Build<'_>, x: ValueId) -> Result<ValueId, PassFailure> {
-    b.op(&ops::SQUEEZE_DIMS, [x.into(), Arg::ints([0])])
-}
-
-fn cat(b: &mut Build<'_>, list: Vec<ValueId>, dim: usize) -> Result<ValueId, PassFailure> {
-    b.op(&ops::CAT, [Arg::Values(list), dim.into()])
-}
-
-/// `(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)`
-fn layers(b: &mut Build<'_>, n: &Node, kind: Kind) -> Values {
-    let int = |i: usize| ops::views::int(n.arg(i)).and_then(|v| usize::try_from(v).ok());
-    let flag = |i: usize| ops::views::bool(n.arg(i)).unwrap_or(false);
-    let (Some(count), biases, both, batch_first) = (int(4), flag(3), flag(7), flag(8)) else {
-        return Ok(None);
-    };
-    let dropout = ops::views::float(n.arg(5)).unwrap_or(0.0);
-    if flag(6) && dropout > 0.0 && count > 1 {
-        return Err(PassFailure(
-            "it drops out at random; export in evaluation mode, after model.eval()".into(),
-        ));
-    }
-    let (states, params): (Vec<ValueId>, Vec<ValueId>) =
-        (n.arg(1).values().collect(), n.arg(2).values().collect());
-    let mut x = b.tensor(n, 0)?;
-    let batched = b.ty(x).rank() == 3;
-    if batched && batch_first {
-        x = b.permute(x, &[1, 0, 2])?;
-    }
-    let Some(steps) = b.ty(x).shape[0].known() else {
-        return Err(PassFailure("the number of steps is dynamic; export with a fixed one".into()));
-    };
-    let directions = 1 + usize::from(both);
-    let per = params.len() / (count * directions).max(1);
-    let projected = per == 3 || per == 5;
-    let (mut last_h, mut last_c) = (vec![], vec![]);
-    for layer in 0..count {
-        let mut sides = vec![];
-        for d in 0..directions {
-            let k = layer * directions + d;
-            let p = &params[k * per..(k + 1) * per];
-            let bias = |i: usize| if biases { Arg::Value(p[i]) } else { Arg::None };
-            let w = Weights {
-                input: p[0],
-                hidden: p[1],
-                input_bias: bias(2),
-                hidden_bias: bias(3),
-                projection: projected.then(|| p[per - 1]),
-            };
-            let all = linear(b, x, w.input, &w.input_bias)?;
-            // States keep their dimension 0, in which the steps are joined.
-            let mut h = slice(b, states[0], k)?;
-            let mut c = match states.get(1) {
-                Some(&c) => Some(slice(b, c, k)?),
-                None => None,
-            };
-            let mut outs = vec![None; steps as usize];
-            for t in 0..steps {
-                let t = if d == 1 { steps - 1 - t } else { t };
-                let xt = select(b, all, t as usize)?;
-                (h, c) = step(b, kind, &w, xt, h, c)?;
-                outs[t as usize] = Some(h);
-            }
-            sides.push(cat(b, outs.into_iter().flatten().collect(), 0)?);
-            last_h.push(h);
-            last_c.extend(c);
+impl Stack {
+    fn of(b: &Build<'_>, n: &Node) -> Result<Stack, PassFailure> {
+        let flag = |i: usize| ops::views::bool(n.arg(i)).unwrap_or(false);
+        let layers = usize::try_from(integer(n, 4)?).map_err(|_| PassFailure("it has no layers".into()))?;
+        let dropout = ops::views::float(n.arg(5)).unwrap_or(0.0);
+        if flag(6) && dropout > 0.0 && layers > 1 {
+            let why = "it drops out at random; export in evaluation mode, after model.eval()";
+            return Err(PassFailure(why.into()));
         }
-        x = match sides[..] {
-            [one] => one,
-            _ => {
-                let last = b.ty(sides[0]).rank() - 1;
-                cat(b, sides, last)?
-            }
+        let stack = Stack {
+            x: b.tensor(n, 0)?,
+            states: n.arg(1).values().collect(),
+            params: n.arg(2).values().collect(),
+            layers,
+            directions: 1 + usize::from(flag(7)),
+            biases: flag(3),
+            batch_first: flag(8),
         };
+        let (count, least) = (stack.layers * stack.directions, if stack.biases { 4 } else { 2 });
+        if count == 0 || stack.params.len() % count != 0 || stack.params.len() / count < least {
+            let got = stack.params.len();
+            return Err(PassFailure(format!("{got} weights do not fit {count} layers and directions")));
+        }
+        Ok(stack)
     }
-    if batched && batch_first {
-        x = b.permute(x, &[1, 0, 2])?;
+
+    /// Weights of one layer in one direction.
+    fn per(&self) -> usize {
+        self.params.len() / (self.layers * self.directions)
+    }
+}
+
+/// Whether a node is a recurrent layer, or a stack of them, over all steps of a sequence.
+pub fn is_sequence(op: &OpDef) -> bool {
+    [&ops::LSTM, &ops::GRU, &ops::RNN_TANH, &ops::RNN_RELU].contains(&op)
+}
+
+/// Whether a node is a stack of more than one recurrent layer. The inputs of all but the first are inside.
+pub fn is_stack(program: &Program, n: NodeId) -> bool {
+    let node = program.graph.node(n);
+    is_sequence(node.op()) && ops::views::int(node.arg(4)) != Some(1)
+}
+
+/// A stack as layers: each reads what the one before gives.
+fn stack(b: &mut Build<'_>, n: &Node, s: &Stack) -> Values {
+    let per = s.per() * s.directions;
+    let (mut x, mut last) = (s.x, vec![vec![]; s.states.len()]);
+    for layer in 0..s.layers {
+        let at = [layer, layer + 1].map(|l| SymInt::from(l * s.directions));
+        let states: Result<Vec<ValueId>, PassFailure> =
+            s.states.iter().map(|&h| b.slice(h, 0, at[0].clone(), at[1].clone())).collect();
+        let mut args = n.args().to_vec();
+        args[0] = x.into();
+        args[1] = match (&args[1], &states?[..]) {
+            (Arg::Value(_), [h]) => (*h).into(),
+            (_, list) => Arg::Values(list.to_vec()),
+        };
+        args[2] = Arg::Values(s.params[layer * per..(layer + 1) * per].to_vec());
+        args[4] = 1.into();
+        let made = b.all(n.op(), args)?;
+        x = made[0];
+        made[1..].iter().zip(&mut last).for_each(|(&v, list)| list.push(v));
     }
     let mut out = vec![x];
-    for list in [last_h, last_c] {
-        if list.is_empty() {
-            continue;
-        }
-        // A stack, as PyTorch decomposes it: joined, then given its dimensions.
-        let mut shape = b.ty(list[0]).shape.clone();
-        shape[0] = SymInt::Known(list.len() as i64);
-        let parts: Result<Vec<ValueId>, PassFailure> = list.into_iter().map(|v| squeeze(b, v)).collect();
-        let joined = cat(b, parts?, 0)?;
-        out.push(b.op(&ops::VIEW, [joined.into(), Arg::Ints(shape)])?);
+    for list in last {
+        out.push(b.cat(list, 0)?);
     }
     Ok(Some(out))
 }
 
+/// A stack, or one layer in one or both directions.
+fn layers(b: &mut Build<'_>, n: &Node, op: &'static OpDef) -> Values {
+    let s = Stack::of(b, n)?;
+    if s.layers > 1 {
+        return stack(b, n, &s);
+    }
+    let per = s.per();
+    let projected = per % 2 == 1;
+    let (mut sides, mut last) = (vec![], vec![vec![]; s.states.len()]);
+    for (d, p) in s.params.chunks(per).enumerate() {
+        let bias = |i: usize| if s.biases { Arg::Value(p[i]) } else { Arg::None };
+        // Before anything is moved: backends look for the quantized input right here.
+        let mut gates = linear(b, s.x, p[0], &bias(2))?;
+        if s.batch_first {
+            gates = b.permute(gates, &[1, 0, 2])?;
+        }
+        let states: Result<Vec<ValueId>, PassFailure> =
+            s.states.iter().map(|&h| b.select(h, 0, d as i64)).collect();
+        let projection = if projected { Arg::Value(p[per - 1]) } else { Arg::None };
+        let args = [gates.into(), Arg::Values(states?), p[1].into(), bias(3), projection, Arg::Bool(d == 1)];
+        let made = b.all(op, args)?;
+        sides.push(made[0]);
+        for (&v, list) in made[1..].iter().zip(&mut last) {
+            list.push(b.op(&ops::UNSQUEEZE, [v.into(), 0.into()])?);
+        }
+    }
+    let mut y = b.cat(sides, 2)?;
+    if s.batch_first {
+        y = b.permute(y, &[1, 0, 2])?;
+    }
+    let mut out = vec![y];
+    for list in last {
+        out.push(b.cat(list, 0)?);
+    }
+    Ok(Some(out))
+}
+
+fn kind(steps: &OpDef) -> Option<Kind> {
+    Some(match steps {
+        op if *op == ops::LSTM_STEPS => Kind::Lstm,
+        op if *op == ops::GRU_STEPS => Kind::Gru,
+        op if *op == ops::RNN_TANH_STEPS => Kind::Tanh,
+        op if *op == ops::RNN_RELU_STEPS => Kind::Relu,
+        _ => return None,
+    })
+}
+
+/// Whether a node is the steps of a recurrent layer.
+pub(crate) fn is_steps(op: &OpDef) -> bool {
+    kind(op).is_some()
+}
+
+/// One of the steps that `n` takes, at the end of `program`: `x` and `states` are this step's, `w_hh`, `b_hh` and `w_hr`
+/// the arguments of `n` as `program` has them. Gives the new states.
+pub(crate) fn one_step(
+    program: &mut Program,
+    n: &Node,
+    x: ValueId,
+    states: &[ValueId],
+    [w_hh, b_hh, w_hr]: [Option<ValueId>; 3],
+) -> Result<Vec<ValueId>, PassFailure> {
+    let missing = |what: &str| PassFailure(format!("{} has no {what}", n.name));
+    let kind = kind(n.op()).ok_or_else(|| missing("steps"))?;
+    let (&h, hidden) = states.first().zip(w_hh).ok_or_else(|| missing("state or weight"))?;
+    let w = Hidden { weight: hidden, bias: b_hh.map_or(Arg::None, Arg::Value), projection: w_hr };
+    let mut b = Build { program, at: None, module: n.module.clone(), made: vec![] };
+    let (h, c) = step(&mut b, kind, &w, x, h, states.get(1).copied())?;
+    Ok([Some(h), c].into_iter().flatten().collect())
+}
+
 fn lstm(b: &mut Build<'_>, n: &Node) -> Values {
-    layers(b, n, Kind::Lstm)
+    layers(b, n, &ops::LSTM_STEPS)
 }
 fn gru(b: &mut Build<'_>, n: &Node) -> Values {
-    layers(b, n, Kind::Gru)
+    layers(b, n, &ops::GRU_STEPS)
 }
 fn rnn_tanh(b: &mut Build<'_>, n: &Node) -> Values {
-    layers(b, n, Kind::Tanh)
+    layers(b, n, &ops::RNN_TANH_STEPS)
 }
 fn rnn_relu(b: &mut Build<'_>, n: &Node) -> Values {
-    layers(b, n, Kind::Relu)
+    layers(b, n, &ops::RNN_RELU_STEPS)
 }
 fn lstm_cell(b: &mut Build<'_>, n: &Node) -> Values {
     cell(b, n, Kind::Lstm)
@@ -243,3 +281,45 @@ pub(super) const TABLE: Table = &[
     ("aten.rnn_tanh_cell.default", rnn_tanh_cell),
     ("aten.rnn_relu_cell.default", rnn_relu_cell),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{text, verify};
+    use crate::passes::{Decompose, Pass};
+
+    const STACK: &str = "program {
+      %x : f32[7, 2, 3] = input
+      %h : f32[2, 2, 4] = input
+      %w0 : f32[12, 3] = constant \"w0\"
+      %u0 : f32[12, 4] = constant \"u0\"
+      %w1 : f32[12, 4] = constant \"w1\"
+      %u1 : f32[12, 4] = constant \"u1\"
+      %y : f32[7, 2, 4], %hn : f32[2, 2, 4] = aten.gru.input(%x, %h, [%w0, %u0, %w1, %u1], has_biases=false, num_layers=2, dropout=0.0, train=false, bidirectional=false, batch_first=false)
+      return %y, %hn
+    }";
+
+    fn operators(p: &Program) -> Vec<&'static str> {
+        p.graph.nodes().map(|n| p.graph.node(n).op().short_name()).collect()
+    }
+
+    #[test]
+    fn stacks_become_layers_and_layers_steps() {
+        let mut p = text::parse(STACK).unwrap();
+        assert!(Decompose { keep: |p, n| !is_stack(p, n) }.run(&mut p).unwrap());
+        verify(&p).unwrap();
+        assert_eq!(operators(&p), ["slice", "gru", "slice", "gru", "cat"]);
+        assert!(!Decompose { keep: |p, n| !is_stack(p, n) }.run(&mut p).unwrap());
+        assert!(Decompose { keep: |p, n| !is_sequence(p.graph.node(n).op()) }.run(&mut p).unwrap());
+        verify(&p).unwrap();
+        let layer = ["slice", "linear", "select", "gru_steps", "unsqueeze"];
+        assert_eq!(operators(&p), [&layer[..], &layer, &["cat"]].concat());
+    }
+
+    #[test]
+    fn weights_that_do_not_fit_are_refused() {
+        let mut p = text::parse(&STACK.replace("%u0, %w1, %u1", "%u0, %w1")).unwrap();
+        let e = Decompose { keep: |_, _| false }.run(&mut p).unwrap_err();
+        assert!(e.0.contains("3 weights do not fit 2 layers"), "{}", e.0);
+    }
+}

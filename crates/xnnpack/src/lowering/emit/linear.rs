@@ -1,7 +1,7 @@
 //! Matrix products: linear layers and products of computed tensors.
 
 use super::{Builder, Emit, Row, check_values, float, tensor};
-use crate::lowering::gemm::{Abilities, Layer, Share};
+use crate::lowering::gemm::{Abilities, Form, Layer, Share};
 use crate::lowering::layout::Layout;
 use crate::lowering::quant::exit;
 use crate::lowering::weight;
@@ -59,6 +59,15 @@ fn emit_linear(b: &mut Builder<'_>, n: NodeId) -> Emit {
     let bias = layer.bias(b, true)?;
     let result = result_layout(b, &layout, layer.exit.value);
     let output = b.define(layer.exit.value, &result)?;
+    if matches!(layer.form, Form::WeightOnly) && bias != NO_VALUE {
+        // XNNPACK's kernels of float inputs and integer weights multiply the bias with the weight's scales, too.
+        let dims = result.dims(b.part, b.ty(layer.exit.value));
+        let product = b.scratch(layer.exit.value, dims);
+        let fc = FullyConnected { input, filter, bias: NO_VALUE, output: product, flags: 0 };
+        b.push(Op::FullyConnected(fc), None);
+        b.push(Op::Add(Binary { input1: product, input2: bias, output, flags: 0 }), layer.exit.clamp);
+        return Ok(());
+    }
     b.push(Op::FullyConnected(FullyConnected { input, filter, bias, output, flags: 0 }), layer.exit.clamp);
     Ok(())
 }
