@@ -17,6 +17,7 @@ LOWBIT = os.environ.get("LOWBIT", str(REPOSITORY / "target" / "release" / "lowbi
 BACKEND = "xnnpack"
 DEFAULT, STATIC, PER_TENSOR = "int8-static", "int8-static-per-channel", "int8-static-per-tensor"
 DYNAMIC = "int8-dynamic-per-channel"
+INT4_GROUP, INT4_CHANNEL = "int8-dynamic-int4-per-group", "int8-dynamic-int4-per-channel"
 
 
 class Failed(Exception):

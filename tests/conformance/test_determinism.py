@@ -11,11 +11,11 @@ NETS = ["demo", "mobilenet_v2", "vit", "lstm", "unet", "bert"]
 
 
 @pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("recipe", [kit.DEFAULT, kit.STATIC, kit.PER_TENSOR, kit.DYNAMIC])
+@pytest.mark.parametrize("recipe", [kit.DEFAULT, kit.STATIC, kit.PER_TENSOR, kit.DYNAMIC, kit.INT4_GROUP])
 def test_quantize_twice(name, recipe, folder):
     net = DEMO if name == "demo" else kit.CACHE / "zoo" / name
     evaluate = net / ("eval.npz" if name == "demo" else "data.npz")
-    calibrate = None if recipe == kit.DYNAMIC else net / "calib.npz"
+    calibrate = None if recipe in (kit.DYNAMIC, kit.INT4_GROUP) else net / "calib.npz"
     found = []
     for number, threads in enumerate(["1", "1", "2", "3"]):
         pte = folder / str(number) / "m.pte"  # the report names the file
