@@ -257,14 +257,14 @@ impl Run<'_> {
         };
         let (float, got) = (run(&ours.reference)?, run(&program)?);
         let mut found = vec![];
-        // The same program in integers is no further from the float one.
+        // In integers some sums round the other way. Over a network that must stay below what quantization itself does.
         let mut integers = program.clone();
         IntegerArithmetic.run(&mut integers).map_err(|e| e.to_string())?;
         for (i, whole) in run(&integers)?.iter().enumerate() {
-            let (mine, other) = (sqnr(&float[i], whole), sqnr(&float[i], &got[i]));
-            if (mine - other).abs() > 0.3 && sqnr(&got[i], whole) < 50.0 {
+            let (forms, quantized) = (sqnr(&got[i], whole), sqnr(&float[i], &got[i]));
+            if forms < quantized && forms < 100.0 {
                 found.push(format!(
-                    "output {i}: {mine:.2} dB from the float program in integers, not {other:.2}"
+                    "output {i}: {forms:.2} dB from itself in integers, {quantized:.2} from floats"
                 ));
             }
         }
