@@ -125,7 +125,7 @@ impl Stack {
             batch_first: flag(8),
         };
         let (count, least) = (stack.layers * stack.directions, if stack.biases { 4 } else { 2 });
-        if count == 0 || stack.params.len() % count != 0 || stack.params.len() / count < least {
+        if count == 0 || !stack.params.len().is_multiple_of(count) || stack.params.len() / count < least {
             let got = stack.params.len();
             return Err(PassFailure(format!("{got} weights do not fit {count} layers and directions")));
         }
