@@ -1,5 +1,6 @@
 //! Integration tests over the whole workspace.
 
+mod architecture;
 mod cases;
 mod debug;
 mod decompose;
