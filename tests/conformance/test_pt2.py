@@ -31,6 +31,7 @@ def torch():
     logging.disable(logging.WARNING)
     import torch
     import torch.ao.quantization.fx._decomposed  # noqa: F401  (operators of quantized_decomposed)
+    import executorch.kernels.quantized  # noqa: F401  (kernels of quantized_decomposed, for what stays outside delegates)
     import torchao  # noqa: F401  (operators of torchao)
 
     torch.set_num_threads(1)

@@ -80,7 +80,6 @@ pub(crate) fn convolve(
     }
 }
 
-#[allow(clippy::too_many_arguments)]
 fn depthwise(
     isa: Isa,
     g: &Geometry,

@@ -75,7 +75,6 @@ pub(crate) fn gemm(isa: Isa, a: Mat<'_>, b: Mat<'_>, out: &mut [f32]) -> Result<
 }
 
 /// `out = x · panels + bias`, and the epilogue; `x` has `m` rows `stride` apart, `out` is dense.
-#[allow(clippy::too_many_arguments)]
 pub(crate) fn multiply(
     isa: Isa,
     x: &[f32],
