@@ -1,7 +1,7 @@
 //! Convolutions.
 
 use super::rules::{Types, differ, one, widened};
-use super::{Call, InferError};
+use super::{Call, InferError, OpDef};
 use crate::ir::{Arg, TensorType};
 use crate::symint::SymInt;
 
@@ -19,6 +19,10 @@ ops! {
     IM2COL = "aten.im2col.default" "(Tensor self, int[2] kernel_size, int[2] dilation, int[2] padding, int[2] stride) -> Tensor", im2col;
     COL2IM = "aten.col2im.default" "(Tensor self, SymInt[2] output_size, int[2] kernel_size, int[2] dilation, int[2] padding, int[2] stride) -> Tensor", col2im;
 }
+
+/// Convolutions over one to three dimensions, with numbers or words for the padding; transposed ones are not among them.
+pub static CONVOLUTIONS: &[&OpDef] =
+    &[&CONV1D, &CONV1D_PADDING, &CONV2D, &CONV2D_PADDING, &CONV3D, &CONV3D_PADDING];
 
 /// The numbers of a convolution, one entry a spatial dimension.
 struct Window {

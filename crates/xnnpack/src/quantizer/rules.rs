@@ -11,14 +11,7 @@ pub(super) type Outcome = Result<(), String>;
 
 pub(super) static LINEAR: &[&OpDef] = &[&ops::LINEAR];
 static RELU: &[&OpDef] = &[&ops::RELU];
-pub(super) static CONV: &[&OpDef] = &[
-    &ops::CONV1D,
-    &ops::CONV1D_PADDING,
-    &ops::CONV2D,
-    &ops::CONV2D_PADDING,
-    &ops::CONV3D,
-    &ops::CONV3D_PADDING,
-];
+pub(super) static CONV: &[&OpDef] = ops::CONVOLUTIONS;
 pub(super) static CONV_TRANSPOSE: &[&OpDef] =
     &[&ops::CONV_TRANSPOSE1D, &ops::CONV_TRANSPOSE2D, &ops::CONV_TRANSPOSE3D];
 pub(super) static POOL: &[&OpDef] = &[&ops::ADAPTIVE_AVG_POOL2D];

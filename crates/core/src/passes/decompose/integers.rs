@@ -39,7 +39,7 @@ fn whole(op: &OpDef) -> Option<Rule> {
     match op {
         _ if *op == ops::QUANTIZE_PER_TENSOR => Some(quantized),
         _ if *op == ops::LINEAR => Some(linear),
-        _ if CONVOLUTIONS.contains(&op) => Some(layer),
+        _ if ops::CONVOLUTIONS.contains(&op) => Some(layer),
         _ => None,
     }
 }
@@ -55,15 +55,6 @@ fn conversion(op: &OpDef) -> Option<Rule> {
         _ => None,
     }
 }
-
-static CONVOLUTIONS: &[&OpDef] = &[
-    &ops::CONV1D,
-    &ops::CONV1D_PADDING,
-    &ops::CONV2D,
-    &ops::CONV2D_PADDING,
-    &ops::CONV3D,
-    &ops::CONV3D_PADDING,
-];
 
 /// A number known now, or a tensor that broadcasts to what it is used with.
 #[derive(Copy, Clone, PartialEq)]
@@ -310,7 +301,7 @@ fn quantized(b: &mut Build<'_>, node: &Node) -> Values {
         args[0] = x.integers.into();
         return one(b.op(op, args)?);
     }
-    if *op != ops::LINEAR && !CONVOLUTIONS.contains(&op) {
+    if *op != ops::LINEAR && !ops::CONVOLUTIONS.contains(&op) {
         return Ok(None);
     }
     let Some(sums) = sums(b, &inner)? else { return Ok(None) };
