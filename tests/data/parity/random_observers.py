@@ -10,11 +10,15 @@ arithmetic and single f32 operations. A sequence has 1 to 4 batches of up to 100
 two-sided, positive, negative, constant, half zero, with infinities, with an outlier, or growing.
 
 random_observers.json: `first`, `count` and `configs`. The arrays `scale` (f32) and `zero` (f64) have a row for each sequence and the
-columns of one configuration, as many as it has `parts`, after those of another; NaN where nothing was observed, and for the zero points of `preserve_zero=False` observers, which have another
-meaning there.
+columns of one configuration, as many as it has `parts`, after those of another; NaN where nothing was observed, and for the zero
+points of `preserve_zero=False` observers, which have another meaning there. `counts` (f64) has a checksum of each sequence's
+histogram, from every bit of it.
 
-PyTorch's min-max observers get a copy of the first element in place of infinities: there the scale would become infinite, lowbit
-leaves such elements out, as both do in histograms.
+PyTorch's min-max observers get a copy of their block's first element (always finite) in place of infinities: there the scale would
+become infinite, lowbit leaves such elements out, as both do in histograms.
+
+PyTorch's own histograms depend on the processor where a range grows: without AVX2 (or with ATEN_CPU_CAPABILITY=default) its
+`linspace` rounds differently, and an element may fall into the bin next to it.
 """
 
 import itertools
@@ -72,7 +76,7 @@ def sequence(k):
         x = x * mantissa
         x = x * np.float32(2.0 ** (exponent + (2 * b if kind == 5 else 0)))
         if kind == 4:
-            at = (w % np.uint64(97) == 0) & (np.arange(16 * q) % max(4 * q, 1) != 0)
+            at = (w % np.uint64(97) == 0) & (np.arange(16 * q) % max(q, 1) != 0)
             x[at] = np.where(w[at] >> np.uint64(63), np.float32(np.inf), np.float32(-np.inf))
         out.append((torch.from_numpy(x.reshape(4, 4 * q)), size))
     return out, same
@@ -100,7 +104,7 @@ def configs():
     yield from classic("PerChannelMinMaxObserver", RANGES, CHANNEL)
     yield from classic("PerChannelMinMaxObserver", [RANGES[5], RANGES[7]], ["per_channel_affine_float_qparams"])
     yield from classic("MovingAveragePerChannelMinMaxObserver", RANGES[:6], CHANNEL, averaging_constant=0.01)
-    for bits in ((I8, -128, 127), (I8, -127, 127), (U8, 0, 255), (I16, -32768, 32767), (U16, 0, 65535)):
+    for bits in ((I8, -128, 127), (I8, -127, 127), (U8, 0, 255), (I16, -32768, 32767), (U16, 0, 65535), RANGES[11]):
         yield from classic("HistogramObserver", [bits], TENSOR, bins=2048)
     # "4": as many groups in a row, or blocks of two rows and a quarter of the columns.
     ranges = [r for r in RANGES if r[0] != U16 and r[1:] != (-64, 63)]
@@ -163,6 +167,11 @@ def search(o):
         torch.cumsum = cumsum
 
 
+def checksum(counts):
+    bits = counts.numpy().view(np.uint32).astype(np.uint64)
+    return float(int((bits * words(0, 0, bits.size)).sum(dtype=np.uint64)) >> 16)
+
+
 def row(config, tensors, same, seen):
     """Scales and zero points of one sequence; `seen` remembers what observers of a kind have seen."""
     key = kind(config)
@@ -174,17 +183,17 @@ def row(config, tensors, same, seen):
         # `amin` over no dimension is one over all of them: not what blocks of one element mean.
         calls = [] if grouped and columns == 4 and config["blocks"] == "PerGroup" else calls
         for x, size in calls:
+            if "bins" not in config and x.numel():
+                quarters = x.reshape(16, -1)
+                x = torch.where(quarters.isfinite(), quarters, quarters[:, :1]).reshape(x.shape)
             x = x.reshape(-1)[:size] if whole(config) else x
-            if x.numel() == 0:
-                continue
-            if "bins" not in config:
-                first = x[:1] if x.dim() == 1 else x[:, :1]
-                x = torch.where(x.isfinite(), x, first)
-            o(x)
+            if x.numel():
+                o(x)
         if not any(x.numel() for x, _ in calls):
             seen[key] = None
         elif "bins" in config:
             seen[key] = search(o)
+            seen["counts"] = checksum(o.histogram)
         else:
             seen[key] = (o.min_val, o.max_val)
     if seen[key] is None:
@@ -210,12 +219,14 @@ def main():
         c["parts"] = parts(c)
     ends = np.cumsum([c["parts"] for c in listed])
     arrays = {n: np.full((count, ends[-1]), np.nan, t) for n, t in (("scale", np.float32), ("zero", np.float64))}
+    arrays["counts"] = np.full(count, np.nan)
     for k in range(count):
         (tensors, same), seen = sequence(first + k), {}
         for i, c in enumerate(listed):
             if (result := row(c, tensors, same, seen)) is not None:
                 at = slice(ends[i] - c["parts"], ends[i])
                 arrays["scale"][k, at], arrays["zero"][k, at] = result
+        arrays["counts"][k] = seen.get("counts", np.nan)
         if k % 100 == 99:
             print(k + 1, flush=True)
     for c in listed:

@@ -1,5 +1,6 @@
 //! A histogram of all values, and the range that quantizes it with the least squared error: torchao's
-//! `HistogramObserver`. Bin counts, the growth of the range and the search are done in its floating-point steps.
+//! `HistogramObserver`. Bin counts, the growth of the range and the search are done in its floating-point steps, down to
+//! the order of sums: near the ends of the range a single unit in the last place decides which way the search goes.
 
 use super::{Observer, ObserverError, ObserverState, elements, field, finite_range};
 use crate::quant::{QParams, QuantSpec};
@@ -34,7 +35,7 @@ impl Histogram {
             self.counts.iter_mut().zip(new).for_each(|(a, b)| *a += b);
         } else {
             let old = if self.min == self.max {
-                let total: f32 = self.counts.iter().sum();
+                let total = sum(&self.counts);
                 histc(&[self.min], self.bins, min, max).iter().map(|c| c * total).collect()
             } else {
                 upscale(&self.counts, self.min, self.max, min, max)
@@ -50,7 +51,7 @@ impl Histogram {
     fn search(&self) -> (f32, f32) {
         const STEP: f64 = 1e-5;
         let bins = self.bins;
-        let total: f32 = self.counts.iter().sum();
+        let total = sum(&self.counts);
         let mut running = 0f64;
         let cumulative: Vec<f32> = self
             .counts
@@ -97,10 +98,14 @@ impl Histogram {
     }
 }
 
-/// Counts of `bins` equal bins from `min` to `max`, both included (`torch.histc`). A range of no width is widened by one
-/// on either side.
+/// Counts of `bins` equal bins from `min` to `max`, both included (`torch.histc`). A range of no width is widened on either
+/// side by one, or to the next number where that is further.
 fn histc(x: &[f32], bins: usize, min: f32, max: f32) -> Vec<f32> {
-    let (lo, hi) = if min == max { (min - 1.0, max + 1.0) } else { (min, max) };
+    let (lo, hi) = if min == max {
+        ((min - 1.0).min(min.next_down()), (max + 1.0).max(max.next_up()))
+    } else {
+        (min, max)
+    };
     let (n, span) = (bins as f32, hi - lo);
     // Two tables: equal neighbours (zeros behind a ReLU) would otherwise wait for one another.
     let mut counts = [vec![0u32; bins + 1], vec![0u32; bins + 1]];
@@ -125,10 +130,41 @@ fn histc(x: &[f32], bins: usize, min: f32, max: f32) -> Vec<f32> {
     out
 }
 
-/// `n` numbers from `a` to `b`, from both ends to the middle (`torch.linspace`).
+/// The sum as `torch.sum` adds on x86-64: 4 times 8 running sums side by side, over blocks of rows that are added up in
+/// levels.
+fn sum(x: &[f32]) -> f32 {
+    const LANES: usize = 8;
+    const ROW: usize = 4 * LANES;
+    const LEVELS: usize = 4;
+    fn add<const N: usize>(a: &mut [f32; N], b: &[f32]) {
+        a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+    }
+    let rows = x.chunks_exact(ROW);
+    let vectors = rows.remainder().chunks_exact(LANES);
+    let power = (rows.len().next_power_of_two().ilog2() as usize / LEVELS).max(4);
+    let mut levels = [[0f32; ROW]; LEVELS];
+    for (i, row) in rows.enumerate() {
+        add(&mut levels[0], row);
+        // A full block moves up, and on when it fills the block above.
+        for level in (1..LEVELS).take_while(|level| (i + 1).is_multiple_of(1 << (level * power))) {
+            let below = std::mem::replace(&mut levels[level - 1], [0.0; ROW]);
+            add(&mut levels[level], &below);
+        }
+    }
+    let [mut row, above @ ..] = levels;
+    above.iter().for_each(|level| add(&mut row, level));
+    let mut lanes = [0f32; LANES];
+    add(&mut lanes, &row[..LANES]);
+    vectors.clone().for_each(|v| add(&mut lanes, v));
+    row[LANES..].chunks_exact(LANES).for_each(|v| add(&mut lanes, v));
+    vectors.remainder().iter().chain(&lanes).fold(0.0, |a, b| a + b)
+}
+
+/// `n` numbers from `a` to `b`, from both ends to the middle: `torch.linspace`, compiled for AVX2 and above, where product
+/// and sum are rounded once.
 fn linspace(a: f32, b: f32, n: usize) -> impl Fn(usize) -> f32 {
     let step = (b - a) / (n - 1) as f32;
-    move |i| if i < n / 2 { a + step * i as f32 } else { b - step * (n - 1 - i) as f32 }
+    move |i| if i < n / 2 { step.mul_add(i as f32, a) } else { (-step).mul_add((n - 1 - i) as f32, b) }
 }
 
 /// Old counts in the bins of a wider range: each bin is cut into 16, and each piece goes where its middle lies.
@@ -137,7 +173,7 @@ fn upscale(counts: &[f32], min: f32, max: f32, new_min: f32, new_max: f32) -> Ve
     let pieces = bins * UPSAMPLE;
     let half = 0.5 * ((max - min) / pieces as f32);
     let (middle, edge) = (linspace(min, max, pieces + 1), linspace(new_min, new_max, bins + 1));
-    let mut out = vec![0f64; bins];
+    let mut out = vec![0f32; bins];
     let mut bin = 0;
     for i in 0..pieces {
         let m = middle(i) + half;
@@ -145,9 +181,9 @@ fn upscale(counts: &[f32], min: f32, max: f32, new_min: f32, new_max: f32) -> Ve
         while bin + 1 < bins && edge(bin + 1) <= m {
             bin += 1;
         }
-        out[bin] += f64::from(counts[i / UPSAMPLE] / UPSAMPLE as f32);
+        out[bin] += counts[i / UPSAMPLE] / UPSAMPLE as f32;
     }
-    out.into_iter().map(|c| c as f32).collect()
+    out
 }
 
 /// The squared error of quantizing a histogram.
@@ -167,23 +203,36 @@ impl ErrorOf<'_> {
         if dst == 0.0 {
             return 0.0;
         }
-        let (width, dst, last) = (bin as f32, dst as f32, (self.dst_bins - 1) as f32);
-        let half = dst / 2.0;
+        let (width, half) = (bin as f32, (dst / 2.0) as f32);
+        let (dst, last) = (dst as f32, (self.dst_bins - 1) as f32);
         let cube = |a: f32, b: f32| (b * b * b - a * a * a) / 3.0;
         let whole = cube(-half, half);
         for (i, (out, &count)) in scratch.iter_mut().zip(self.counts).enumerate() {
             let begin = (i as i64 - start as i64) as f32 * width;
             let finish = begin + width;
-            // Clamped first: truncation is then the floor.
-            let first = (begin / dst).clamp(0.0, last) as i32 as f32;
-            let second = (finish / dst).clamp(0.0, last) as i32 as f32;
+            let first = floor_div(begin, dst, last);
+            let second = floor_div(finish, dst, last);
             let density = count / width;
             let head = cube(begin - (first + 0.5) * dst, half);
             let tail = cube(-half, finish - (second * dst + half));
             *out = density * head + (second - first - 1.0) * (density * whole) + density * tail;
         }
-        scratch.iter().map(|&v| f64::from(v)).sum::<f64>() as f32
+        sum(scratch)
     }
+}
+
+/// How many whole `b` go into `a`, from 0 to `last`: `torch.div` by `rounding_mode="floor"`, which subtracts the remainder
+/// first and so does not round up to the next integer.
+fn floor_div(a: f32, b: f32, last: f32) -> f32 {
+    if last < 65536.0 {
+        // The same, in steps that are done for several numbers at once. Clamped first: truncation is then the floor.
+        let quotient = (a / b).clamp(0.0, last) as i32 as f32;
+        let above = f64::from(quotient) * f64::from(b) > f64::from(a);
+        return (quotient - f32::from(u8::from(above))).max(0.0);
+    }
+    let quotient = (a - a % b) / b;
+    let floor = quotient.floor();
+    (floor + f32::from(u8::from(quotient - floor > 0.5))).clamp(0.0, last)
 }
 
 impl Observer for Histogram {
@@ -293,6 +342,38 @@ mod tests {
         observe(&mut o, &[5.0, 6.0, 7.0, 8.0]);
         assert_eq!((o.min, o.max), (2.0, 8.0));
         assert_eq!(o.counts, [2.0, 3.0, 3.0]);
+    }
+
+    #[test]
+    fn sums_are_pytorchs() {
+        // `torch.sum` of 1/1, 1/2, …: full rows, rows and a rest, more than one level.
+        for (n, want) in [(40, 0x4088_e9d4), (2048, 0x4103_3bb7), (2061, 0x4103_55a1), (70_000, 0x413b_bc4f)]
+        {
+            let x: Vec<f32> = (1..=n).map(|i| 1.0 / i as f32).collect();
+            assert_eq!(sum(&x).to_bits(), want, "of {n}");
+        }
+    }
+
+    #[test]
+    fn lines_and_floors_are_pytorchs() {
+        let line = linspace(-1.1, 2.3, 2049);
+        assert_eq!(
+            [line(133), line(138), line(1782), line(1787)],
+            [-0.879_199_2, -0.870_898_4, 1.858_398_3, 1.866_699_1]
+        );
+        // Quotients that round up to the next integer.
+        assert_eq!(floor_div(426.328_22, 0.041_932_55, 65535.0), 10166.0);
+        assert_eq!(floor_div(44_846.14, 0.912_842_8, 65535.0), 49127.0);
+        assert_eq!(floor_div(-1.0, 0.3, 65535.0), 0.0);
+        assert_eq!(floor_div(9.0, 0.3, 15.0), 15.0);
+    }
+
+    #[test]
+    fn large_constants_lie_where_pytorch_puts_them() {
+        for (x, bin) in [(0.3, 1024), (16_777_216.0, 682), (-16_777_216.0, 1365), (2.1e25, 1024)] {
+            let counts = histc(&[x; 3], 2048, x, x);
+            assert_eq!(counts.iter().position(|&c| c == 3.0), Some(bin), "{x}");
+        }
     }
 
     #[test]
