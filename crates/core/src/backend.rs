@@ -68,6 +68,35 @@ pub trait Lowering: Debug {
     /// # Errors
     /// [`BackendError::Refused`] leaves one node outside; [`BackendError::Compile`] ends the lowering.
     fn compile(&self, part: &Program) -> Result<Blob, BackendError>;
+
+    /// Whether a node that stays outside is an error; see [`LowerError::Outside`](crate::flow::LowerError::Outside).
+    fn whole(&self) -> bool {
+        false
+    }
+
+    /// Kinds of files other than `.pte` that this lowering makes of whole programs, by their extensions: `mlpackage`.
+    fn artifacts(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// A whole program as a file of its own, which needs no ExecuTorch; see [`flow::package`](crate::flow::package). All
+    /// nodes were claimed.
+    ///
+    /// # Errors
+    /// [`BackendError::Compile`] names what stands in the way.
+    fn artifact(&self, _program: &Program, kind: &str) -> Result<Artifact, BackendError> {
+        let reason = format!("{} makes no .{kind} files", self.delegate_id());
+        Err(BackendError::Compile { backend: self.delegate_id(), node: "program".into(), reason })
+    }
+}
+
+/// What a device's own tools load.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Artifact {
+    /// One file.
+    File(Vec<u8>),
+    /// A folder; paths inside it, with `/`.
+    Folder(BTreeMap<String, Vec<u8>>),
 }
 
 /// What a backend says of one node.

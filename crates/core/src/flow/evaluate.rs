@@ -1,10 +1,10 @@
 //! `evaluate`: the quantized program against the float one, per output and per node, and task metrics. Streamed: what is
 //! kept does not grow with the number of samples.
 
-use super::{Converted, Error, device_program};
+use super::{Converted, Error, device_program, fit};
 use crate::backend::Lowering;
 use crate::executor::{Executor, Session};
-use crate::ir::{NodeId, Program, ValueId};
+use crate::ir::{NodeId, Program, TensorType, ValueId};
 use crate::passes::{FoldBatchNorm, Pipeline};
 use crate::tensor::Tensor;
 use std::cmp::Ordering;
@@ -84,6 +84,8 @@ pub struct Evaluator {
     reference: Box<dyn Session>,
     quantized: Box<dyn Session>,
     shared: Vec<Pair>,
+    /// What the quantized program takes, where that may be of other types than the float one's inputs.
+    takes: Option<Vec<TensorType>>,
     names: Vec<String>,
     outputs: Vec<Sums>,
     nodes: Vec<Sums>,
@@ -153,6 +155,24 @@ impl Evaluator {
         Self::load(float, &reference, &device, shared, executor)
     }
 
+    /// Loads the float program and another form of it, whose nodes and names are its own: a file for a device, read back.
+    /// Outputs alone are compared. Inputs are brought to the types that it takes: see [`fit`].
+    ///
+    /// # Errors
+    /// [`Error::Models`] when the programs do not take and give as many tensors; when the executor cannot run one of them.
+    pub fn of_outputs(float: &Program, other: &Program, executor: &dyn Executor) -> Result<Self, Error> {
+        let counts = |p: &Program| (p.graph.inputs().len(), p.user_outputs().len());
+        let (a, b) = (counts(float), counts(other));
+        if a != b {
+            return Err(Error::Models(format!(
+                "the programs are not of one model: {} inputs and {} outputs in the first, {} and {} in the second",
+                a.0, a.1, b.0, b.1
+            )));
+        }
+        let takes = other.graph.inputs().iter().map(|&v| other.graph.ty(v).clone()).collect();
+        Ok(Evaluator { takes: Some(takes), ..Self::load(float, float, other, vec![], executor)? })
+    }
+
     fn load(
         float: &Program,
         reference: &Program,
@@ -170,6 +190,7 @@ impl Evaluator {
             outputs: vec![Sums::default(); float.signature.outputs.len()],
             nodes: vec![Sums::default(); shared.len()],
             shared,
+            takes: None,
             hits: BTreeMap::new(),
             labelled: 0,
             samples: 0,
@@ -183,20 +204,36 @@ impl Evaluator {
     pub fn add(&mut self, inputs: &[Tensor], labels: Option<&[i64]>) -> Result<(), Error> {
         let float = self.float.run(inputs, &mut |_, _| {})?;
         let mut seen: BTreeMap<ValueId, Tensor> = BTreeMap::new();
-        self.reference.run(inputs, &mut |v, t| {
-            seen.insert(v, t.to_tensor());
-        })?;
+        if !self.shared.is_empty() {
+            self.reference.run(inputs, &mut |v, t| {
+                seen.insert(v, t.to_tensor());
+            })?;
+        }
         let index: BTreeMap<ValueId, usize> =
             self.shared.iter().enumerate().map(|(i, p)| (p.quantized, i)).collect();
         let (nodes, shared) = (&mut self.nodes, &self.shared);
-        let actual = self.quantized.run(inputs, &mut |v, t| {
+        let fitted = match &self.takes {
+            None => None,
+            Some(types) => {
+                let fitted =
+                    inputs.iter().zip(types).map(|(t, ty)| fit(t, ty)).collect::<Result<Vec<_>, _>>();
+                Some(fitted.map_err(Error::Models)?)
+            }
+        };
+        let actual = self.quantized.run(fitted.as_deref().unwrap_or(inputs), &mut |v, t| {
             if let Some(&i) = index.get(&v)
                 && let Some(r) = seen.remove(&shared[i].reference)
             {
                 nodes[i].add(&r.to_f32(), &t.to_tensor().to_f32());
             }
         })?;
-        for (sums, (r, a)) in self.outputs.iter_mut().zip(float.iter().zip(&actual)) {
+        for (i, (sums, (r, a))) in self.outputs.iter_mut().zip(float.iter().zip(&actual)).enumerate() {
+            if r.numel() != a.numel() {
+                let (r, a) = (r.shape(), a.shape());
+                return Err(Error::Models(format!(
+                    "output {i} is {r:?} in the first program, {a:?} in the second"
+                )));
+            }
             sums.add(&r.to_f32(), &a.to_f32());
         }
         if let (Some(labels), Some(f), Some(q)) = (labels, float.first(), actual.first()) {

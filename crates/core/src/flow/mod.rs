@@ -6,6 +6,7 @@ mod debug;
 mod derive;
 mod device;
 mod evaluate;
+mod fit;
 pub mod lower;
 mod prepare;
 mod revise;
@@ -16,8 +17,9 @@ pub use convert::{ConvertOptions, Converted, Fold};
 pub use debug::{Culprit, Debugger, Findings};
 pub use device::device_program;
 pub use evaluate::{Evaluation, Evaluator, Measure, worst_first};
+pub use fit::fit;
 
-pub use lower::{Delegate, LowerError, Lowered, Place, Placement, lower};
+pub use lower::{Delegate, LowerError, Lowered, Packaged, Place, Placement, lower, package};
 pub use prepare::{Prepared, prepare};
 pub use sites::{SiteParams, SiteSpec};
 

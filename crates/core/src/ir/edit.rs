@@ -194,8 +194,10 @@ impl Graph {
 
     /// Renames a node and its only output; a number is added if the name is taken by a live one.
     pub fn rename_node(&mut self, n: NodeId, name: &str) {
-        let taken = self.order.iter().any(|&m| m != n && &*self.nodes[m].name == name);
-        let name = if taken { self.unique(name) } else { name.into() };
+        let taken = self.names.contains_key(name)
+            && self.order.iter().any(|&m| m != n && &*self.nodes[m].name == name);
+        let name: Arc<str> = if taken { self.unique(name) } else { name.into() };
+        self.names.entry(name.clone()).or_insert(1);
         self.nodes[n].name = name.clone();
         if let [v] = self.nodes[n].outputs[..] {
             self.values[v].name = name;

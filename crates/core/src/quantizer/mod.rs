@@ -1,18 +1,22 @@
 //! Quantizers: who decides which sites are quantized, and how.
 
+mod chooser;
 mod compose;
 mod config;
 mod embedding;
+mod intx;
 mod pattern;
 mod rules;
 mod weights;
 
+pub use chooser::{Choice, Chooser, Weight};
 pub use compose::Composed;
 pub use config::{OpConfig, Predicate, Scope};
 pub use embedding::EmbeddingQuantizer;
+pub use intx::Intx;
 pub use pattern::Pattern;
 pub use rules::{Match, Rule, RuleQuantizer};
-pub use weights::{Intx, WeightConfig, WeightQuantizer};
+pub use weights::{WeightConfig, WeightQuantizer};
 
 use crate::flow::Prepared;
 use crate::ir::{NodeId, Program};

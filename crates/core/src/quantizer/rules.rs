@@ -87,6 +87,7 @@ pub struct RuleQuantizer {
     filters: Vec<NodeFilter>,
     prepare: fn() -> Pipeline,
     dynamic_dims: fn(&Program, NodeId) -> Option<Vec<usize>>,
+    finish: fn(&Program, &mut Annotations),
     least_fit: Option<f64>,
     fallback: OpConfig,
     /// Nodes that calibration showed not to fit, and why each does not.
@@ -115,6 +116,7 @@ impl RuleQuantizer {
             filters: Vec::new(),
             prepare: Pipeline::default,
             dynamic_dims: |_, _| None,
+            finish: |_, _| (),
             least_fit: None,
             fallback: OpConfig::float(),
             unfit: BTreeMap::new(),
@@ -136,6 +138,12 @@ impl RuleQuantizer {
     /// What shares a range where the device quantizes at run time; see [`Quantizer::dynamic_dims`].
     pub fn dynamic_dims(mut self, dims: fn(&Program, NodeId) -> Option<Vec<usize>>) -> Self {
         self.dynamic_dims = dims;
+        self
+    }
+
+    /// Looks over all annotations when the rules have made theirs.
+    pub fn finish(mut self, finish: fn(&Program, &mut Annotations)) -> Self {
+        self.finish = finish;
         self
     }
 
@@ -339,6 +347,7 @@ impl Quantizer for RuleQuantizer {
             }
         }
         self.hand_on(program, &resolved, out);
+        (self.finish)(program, out);
         self.explain(program, &resolved, out);
         Ok(())
     }

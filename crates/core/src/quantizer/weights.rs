@@ -12,6 +12,8 @@
 //! # let _ = quantizer; Ok(()) }
 //! ```
 
+use super::chooser::{Chooser, Weight};
+use super::intx::{Intx, least_normal};
 use super::{NodeFilter, Quantizer, Scope};
 use crate::dtype::DType;
 use crate::ir::{Key, NodeId, Program, ValueId};
@@ -20,7 +22,6 @@ use crate::passes::{PassError, Pipeline, Recompose, fold_constants};
 use crate::quant::{
     Annotations, Blocks, Codebook, Mapping, ObserverKind, QRange, QuantError, QuantSpec, Site, Spec,
 };
-use crate::symint::SymInt;
 use std::fmt;
 
 /// How the weight of a layer is stored, and whether what it is multiplied with is quantized too.
@@ -35,6 +36,8 @@ pub enum WeightConfig {
     Int8DynamicActivationIntxWeight(Intx),
     /// Indices into tables (`CodebookWeightOnlyConfig`, Core ML's palettization).
     CodebookWeightOnly(Codebook),
+    /// What a function makes of each weight: a backend's own layouts.
+    Chosen(Chooser),
     /// Every floating-point constant in a half type, cast back where it is read; if `activations`, what passes through the
     /// layer is rounded to that type as well.
     Half {
@@ -45,84 +48,53 @@ pub enum WeightConfig {
     },
 }
 
-/// Integers of 1 to 8 bits, in int8.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Intx {
-    /// Bits of an integer.
-    pub bits: u8,
-    /// Input channels that share a scale (`PerGroup`); `None`: all of them (`PerAxis(0)`).
-    pub group: Option<u32>,
-    /// Symmetric, symmetric without clipping, affine, or with fractional zero points, so that zero need not be exact
-    /// (`Int4WeightOnlyConfig`; its packing is for GPUs).
-    pub mapping: Mapping,
-    /// The element type of scales; `None`: the weight's.
-    pub scale: Option<DType>,
-    /// Scales, or fractional zero points, are searched for (`HQQ_SCALE_ONLY`, `hqq`) instead of taken from extremes.
-    pub search: bool,
+/// A layer with a weight: the argument it is in, and the axes of its output and input channels.
+struct Layer {
+    op: &'static OpDef,
+    arg: usize,
+    axes: [u32; 2],
 }
 
-impl Default for Intx {
-    /// As torchao's `IntxWeightOnlyConfig`: 8 bits, symmetric, by channels.
-    fn default() -> Self {
-        Intx { bits: 8, group: None, mapping: Mapping::Symmetric, scale: None, search: false }
-    }
+const fn layer(op: &'static OpDef) -> Layer {
+    Layer { op, arg: 1, axes: [0, 1] }
 }
 
-impl Intx {
-    /// The spec of a weight of this type. Groups go over input channels, axis 1; whatever lies behind has scales of its own.
-    fn spec(&self, dtype: DType, shape: &[SymInt]) -> Result<QuantSpec, String> {
-        let Intx { bits, mapping, search, .. } = *self;
-        let half = 1i64.checked_shl(u32::from(bits).wrapping_sub(1)).filter(|_| (1..=8).contains(&bits));
-        let range = half.and_then(|half| QRange::new(DType::I8, -half, half - 1).ok());
-        let range = range.ok_or_else(|| format!("integers have 1 to 8 bits, not {bits}"))?;
-        if bits == 1 && mapping == Mapping::SymmetricNoClipping {
-            return Err("one bit has no positive integer; use the symmetric mapping".into());
-        }
-        let [_, channels, behind @ ..] = shape else { return Err("its weight has no input channels".into()) };
-        let group = match (self.group, channels.known().and_then(|n| u32::try_from(n).ok())) {
-            (Some(group), _) => group,
-            (None, Some(all)) => all,
-            (None, None) => return Err("the size of its weight is open".into()),
-        };
-        let mut sizes = vec![group];
-        sizes.extend(behind.iter().map(|_| 1));
-        let blocks = Blocks::sizes(&sizes).ok_or("its weight has more than five dimensions")?;
-        let blocks = if behind.is_empty() { Blocks::Group(group) } else { blocks };
-        let observer = if search { ObserverKind::Hqq } else { ObserverKind::MinMax };
-        let mut spec = QuantSpec::intx(range, mapping, observer, blocks).eps(least_normal(dtype));
-        spec.types.scale = self.scale.or((dtype != DType::F32).then_some(dtype));
-        if mapping == Mapping::AffineFloat {
-            spec.types.zero_point = spec.types.scale;
-        }
-        spec.scheme.granularity.block_sizes(shape)?;
-        Ok(spec)
-    }
+const fn transposed(op: &'static OpDef) -> Layer {
+    Layer { op, arg: 1, axes: [1, 0] }
 }
 
-/// The least normal number of a type, torchao's least scale.
-fn least_normal(dtype: DType) -> f64 {
-    if dtype == DType::F16 { 2f64.powi(-14) } else { f64::from(f32::MIN_POSITIVE) }
-}
-
-/// Layers with a weight, and the argument it is in.
-static LAYERS: &[(&OpDef, usize)] = &[
-    (&ops::LINEAR, 1),
-    (&ops::CONV1D, 1),
-    (&ops::CONV1D_PADDING, 1),
-    (&ops::CONV2D, 1),
-    (&ops::CONV2D_PADDING, 1),
-    (&ops::CONV3D, 1),
-    (&ops::CONV3D_PADDING, 1),
-    (&ops::EMBEDDING, 0),
+static LAYERS: &[Layer] = &[
+    layer(&ops::LINEAR),
+    layer(&ops::CONV1D),
+    layer(&ops::CONV1D_PADDING),
+    layer(&ops::CONV2D),
+    layer(&ops::CONV2D_PADDING),
+    layer(&ops::CONV3D),
+    layer(&ops::CONV3D_PADDING),
+    transposed(&ops::CONV_TRANSPOSE1D),
+    transposed(&ops::CONV_TRANSPOSE2D),
+    transposed(&ops::CONV_TRANSPOSE3D),
+    Layer { op: &ops::EMBEDDING, arg: 0, axes: [0, 1] },
 ];
+
+/// What is set for a scope.
+#[derive(Clone, Debug)]
+enum Setting {
+    Config(WeightConfig),
+    Float,
+    /// Another quantizer's business.
+    Others,
+}
 
 /// Quantizes the weights of linear layers, convolutions and embeddings. Which layers, and each how, is said by scopes: the
 /// first one that a layer is in, in the order of [`Scope`]'s kinds and of setting them, has its way (torchao's
 /// `FqnToConfig`). Operators without weights are left alone.
 #[derive(Clone, Default)]
 pub struct WeightQuantizer {
-    settings: Vec<(Scope, Option<WeightConfig>)>,
+    settings: Vec<(Scope, Setting)>,
     filters: Vec<NodeFilter>,
+    /// `None`: [`Recompose`] alone.
+    prepare: Option<fn() -> Pipeline>,
 }
 
 impl fmt::Debug for WeightQuantizer {
@@ -131,8 +103,8 @@ impl fmt::Debug for WeightQuantizer {
     }
 }
 
-/// A site and how it is quantized.
-type Sites = Vec<(Site, Spec)>;
+/// Sites and how each is quantized, and a remark.
+type Sites = (Vec<(Site, Spec)>, Option<String>);
 
 impl WeightQuantizer {
     /// All linear layers, as `quantize_` does when told nothing else. [`Default`] quantizes nothing.
@@ -142,17 +114,28 @@ impl WeightQuantizer {
 
     /// Configures the layers in a scope.
     pub fn set(self, scope: Scope, config: WeightConfig) -> Self {
-        self.with(scope, Some(config))
+        self.with(scope, Setting::Config(config))
     }
 
     /// Leaves the layers in a scope in floating point.
     pub fn skip(self, scope: Scope) -> Self {
-        self.with(scope, None)
+        self.with(scope, Setting::Float)
     }
 
-    fn with(mut self, scope: Scope, config: Option<WeightConfig>) -> Self {
+    /// Says nothing of what is in a scope: another quantizer will.
+    pub fn pass_over(self, scope: Scope) -> Self {
+        self.with(scope, Setting::Others)
+    }
+
+    /// Passes that bring a program into the form with layers in it; [`Recompose`] when nothing is said.
+    pub fn prepare(mut self, passes: fn() -> Pipeline) -> Self {
+        self.prepare = Some(passes);
+        self
+    }
+
+    fn with(mut self, scope: Scope, setting: Setting) -> Self {
         let at = self.settings.partition_point(|(s, _)| s.rank() <= scope.rank());
-        self.settings.insert(at, (scope, config));
+        self.settings.insert(at, (scope, setting));
         self
     }
 
@@ -169,10 +152,10 @@ impl WeightQuantizer {
         if let WeightConfig::Half { dtype, activations } = *config {
             return half(program, n, dtype, activations, fixed);
         }
-        let layer = LAYERS.iter().find(|(op, _)| *op == node.op());
-        let &(_, arg) = layer.ok_or("it has no weight")?;
-        let weight = ops::views::value(node.arg(arg)).ok_or("it has no weight")?;
-        let slot = node.slot_of_arg(arg).ok_or("it has no weight")?;
+        let layer = LAYERS.iter().find(|l| l.op == node.op()).ok_or("it has no weight")?;
+        let weight = ops::views::value(node.arg(layer.arg)).ok_or("it has no weight")?;
+        let slot = node.slot_of_arg(layer.arg).ok_or("it has no weight")?;
+        let [output_axis, input_axis] = layer.axes;
         let ty = g.ty(weight);
         if !fixed[weight.index()] {
             return Err("its weight is computed from inputs".into());
@@ -180,14 +163,25 @@ impl WeightQuantizer {
         if !ty.dtype.is_float() {
             return Err(format!("its weight is {ty}, not floats"));
         }
+        let mut remark = None;
         let spec: Spec = match config {
             WeightConfig::Int8WeightOnly => {
-                let spec =
-                    QuantSpec::intx(QRange::INT8, Mapping::Symmetric, ObserverKind::MinMax, Blocks::Axis(0));
+                let blocks = Blocks::Axis(output_axis);
+                let spec = QuantSpec::intx(QRange::INT8, Mapping::Symmetric, ObserverKind::MinMax, blocks);
                 spec.eps(f64::from(f32::EPSILON)).into()
+            }
+            WeightConfig::IntxWeightOnly(_) if input_axis != 1 => {
+                return Err(
+                    "groups go over axis 1, where a transposed convolution has output channels".into()
+                );
             }
             WeightConfig::IntxWeightOnly(intx) | WeightConfig::Int8DynamicActivationIntxWeight(intx) => {
                 intx.spec(ty.dtype, &ty.shape)?.into()
+            }
+            WeightConfig::Chosen(chooser) => {
+                let chosen = chooser.choose(&Weight { program, layer: n, ty, output_axis, input_axis })?;
+                remark = chosen.1;
+                chosen.0
             }
             WeightConfig::CodebookWeightOnly(codebook) => {
                 codebook.granularity().block_sizes(&ty.shape)?;
@@ -206,7 +200,7 @@ impl WeightQuantizer {
             let rows = rows.eps(least_normal(g.ty(input).dtype)).dynamic();
             sites.push((Site::input(n, 0), rows.into()));
         }
-        Ok(sites)
+        Ok((sites, remark))
     }
 }
 
@@ -237,12 +231,15 @@ fn half(
     }
     let made = g.node(n).outputs().iter().filter(|v| activations && wide(**v));
     sites.extend(made.map(|&v| (Site::Output(v), Spec::Cast(dtype))));
-    if sites.is_empty() { Err(format!("it has no constants wider than {dtype}")) } else { Ok(sites) }
+    if sites.is_empty() { Err(format!("it has no constants wider than {dtype}")) } else { Ok((sites, None)) }
 }
 
 impl Quantizer for WeightQuantizer {
     fn transform(&self, program: &mut Program) -> Result<(), PassError> {
-        Pipeline::run_one(&Recompose, program)
+        match self.prepare {
+            Some(passes) => passes().run(program),
+            None => Pipeline::run_one(&Recompose, program),
+        }
     }
 
     fn annotate(&self, program: &Program, out: &mut Annotations) -> Result<(), QuantError> {
@@ -260,23 +257,29 @@ impl Quantizer for WeightQuantizer {
             if out.is_claimed(n) {
                 continue;
             }
-            let Some((scope, config)) = self.settings.iter().find(|(s, _)| s.holds(program, n)) else {
+            let Some((scope, setting)) = self.settings.iter().find(|(s, _)| s.holds(program, n)) else {
                 continue;
             };
+            if matches!(setting, Setting::Others) {
+                continue;
+            }
             if let Some(why) = self.filters.iter().find_map(|f| f(program, n).err()) {
                 out.leave(n, why);
                 continue;
             }
-            let Some(config) = config else {
+            let Setting::Config(config) = setting else {
                 out.leave(n, format!("{scope} is set to floating point"));
                 continue;
             };
             match self.sites(program, n, config, &fixed) {
-                Ok(sites) => {
+                Ok((sites, remark)) => {
                     for (site, spec) in sites {
                         out.set(site, spec);
                     }
                     out.claim(&[n]);
+                    if let Some(why) = remark {
+                        out.remark(n, why);
+                    }
                 }
                 Err(why) => out.leave(n, why),
             }

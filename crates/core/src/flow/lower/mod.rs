@@ -9,7 +9,7 @@ mod loops;
 mod outline;
 mod regions;
 
-use crate::backend::{BackendError, Blob, Claim, Lowering};
+use crate::backend::{Artifact, BackendError, Blob, Claim, Lowering};
 use crate::ir::{Key, ModuleStack, NodeId, Program};
 use crate::ops::{self, InferError};
 use crate::passes::PassError;
@@ -29,6 +29,15 @@ pub struct Lowered {
     pub delegates: Vec<Delegate>,
     /// Where each node went, in program order, as the program was after the backends' passes. Codebooks that a backend's
     /// passes put floats in the place of follow.
+    pub nodes: Vec<Placement>,
+}
+
+/// A whole program as a backend's own file.
+#[derive(Debug)]
+pub struct Packaged {
+    /// The file or folder.
+    pub artifact: Artifact,
+    /// All nodes, as the program was after the backend's passes.
     pub nodes: Vec<Placement>,
 }
 
@@ -85,6 +94,14 @@ pub enum LowerError {
     /// A backend failed to compile what it had claimed.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// Nodes that a backend leaves, though all were asked for.
+    #[error("{backend} leaves {} nodes, and all were to go there; change the model, quantize it otherwise, or write a .pte, which runs them outside:\n  {}", .nodes.len(), .nodes.join("\n  "))]
+    Outside {
+        /// The delegate.
+        backend: &'static str,
+        /// Name, operator and reason of each.
+        nodes: Vec<String>,
+    },
     /// A node could not be taken over into another program: a bug in its shape rule.
     #[error("{node}: {source}")]
     Copy {
@@ -103,6 +120,25 @@ pub enum LowerError {
 /// all ([`BackendError::Refused`]) stays outside; that is no error.
 pub fn lower(program: Program, backends: &[&dyn Lowering]) -> Result<Lowered, LowerError> {
     lower_from(program, backends, 0)
+}
+
+/// A whole program as a file of its own, of one of the backend's [kinds](Lowering::artifacts).
+///
+/// # Errors
+/// [`LowerError::Outside`] lists the nodes that the backend does not take; it may also fail on the program as a whole.
+pub fn package(mut program: Program, backend: &dyn Lowering, kind: &str) -> Result<Packaged, LowerError> {
+    backend.passes().run(&mut program)?;
+    let g = &program.graph;
+    let left = g.nodes().filter_map(|n| match backend.claim(&program, n) {
+        Claim::Take(_) => None,
+        Claim::Leave(why) => Some((g.node(n), why)),
+    });
+    let left: Vec<String> = left.map(|(n, why)| format!("{} ({}): {why}", n.name, n.op().name)).collect();
+    if !left.is_empty() {
+        return Err(LowerError::Outside { backend: backend.delegate_id(), nodes: left });
+    }
+    let artifact = backend.artifact(&program, kind)?;
+    Ok(Packaged { artifact, nodes: placements(&program, |_| Place::Delegate(0)) })
 }
 
 /// Lowers with delegates numbered from `first`.
@@ -166,6 +202,14 @@ fn lower_to(program: &Program, backend: &dyn Lowering, first: usize) -> Result<P
                 Some(r) => Place::Delegate(first + r),
                 None => Place::Outside(found.why[n.index()].to_string()),
             });
+            let outside = |p: &Placement| match &p.place {
+                Place::Outside(why) => Some(format!("{} ({}): {why}", p.name, p.op)),
+                Place::Delegate(_) => None,
+            };
+            let left: Vec<String> = places.iter().filter_map(outside).collect();
+            if backend.whole() && !left.is_empty() {
+                return Err(LowerError::Outside { backend: backend.delegate_id(), nodes: left });
+            }
             return Ok((outer, delegates, places));
         };
         claims[node.index()] = Some(Claim::Leave(reason.into()));
