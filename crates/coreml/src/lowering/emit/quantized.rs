@@ -1,0 +1,82 @@
+//! Quantize and dequantize, and weights at their true width.
+//!
+//! Activations go through `quantize` and `dequantize` (from iOS 17 on); what a constant is dequantized from is stored as it
+//! is, and made floating point by a `constexpr` operator, which Core ML's compiler understands.
+
+use super::weight::{Weight, affine, codebook, per_channel, per_group, width};
+use super::{Emitted, Table, number, out};
+use crate::Target;
+use crate::lowering::builder::{Builder, Var};
+use crate::lowering::nullified;
+use crate::mil::Constant;
+use lowbit_core::dtype::DType as CoreType;
+use lowbit_core::ir::{Arg as CoreArg, Node};
+use lowbit_core::ops::{self, OpDef};
+
+pub static TABLE: Table = &[
+    (&ops::QUANTIZE_PER_TENSOR, quantize),
+    (&ops::DEQUANTIZE_PER_TENSOR, dequantize),
+    (&ops::DEQUANTIZE_PER_CHANNEL, per_channel),
+    (&ops::DEQUANTIZE_PER_CHANNEL_GROUP, per_group),
+    (&ops::DEQUANTIZE_AFFINE, affine),
+    (&ops::DEQUANTIZE_CODEBOOK, codebook),
+];
+
+/// Whether an operator makes floats of integers with parameters.
+pub fn is_dequantize(op: &OpDef) -> bool {
+    TABLE.iter().any(|(o, _)| *o == op && *o != &ops::QUANTIZE_PER_TENSOR)
+}
+
+/// What Core ML's activations are stored as: all the integers of 8 bits.
+fn whole_range(n: &Node) -> Emitted<CoreType> {
+    let CoreArg::DType(dtype) = n.arg(5) else { return Err("argument dtype is missing".into()) };
+    let range = (super::int(n, 3)?, super::int(n, 4)?);
+    match dtype {
+        CoreType::U8 | CoreType::I8 if Some(range) == dtype.int_bounds() => Ok(*dtype),
+        CoreType::U8 | CoreType::I8 => {
+            Err(format!("Core ML quantizes to all of {dtype}, not to {} to {}", range.0, range.1))
+        }
+        _ => Err(format!("Core ML has no activations of {dtype}")),
+    }
+}
+
+fn quantize(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Var>> {
+    if b.settings.target < Target::Ios17 {
+        return Err("Core ML quantizes activations from target ios17 on".into());
+    }
+    let x = b.arg(n, 0)?;
+    let (dtype, zero_point) = nullified(whole_range(n)?, super::int(n, 2)?);
+    let scale = Constant::float(x.ty.dtype, number(n, 1)? as f32);
+    let mut inputs =
+        vec![("input", (&x).into()), ("scale", scale.into()), ("output_dtype", dtype.name().into())];
+    if zero_point != 0 {
+        inputs.push(("zero_point", Constant::new(dtype, [0i64; 0], vec![zero_point as u8]).into()));
+    }
+    Ok(vec![b.op("quantize", inputs, x.ty.with(dtype))])
+}
+
+fn dequantize(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Var>> {
+    let ty = out(b, n)?;
+    if let Some(q) = b.frozen(n, 0) {
+        let zero_point = super::int(n, 2)?;
+        let w = Weight {
+            data: q,
+            bits: width(super::int(n, 3)?, super::int(n, 4)?),
+            scale: vec![number(n, 1)? as f32],
+            zero_points: vec![zero_point],
+            blocks: vec![1; ty.rank()],
+        };
+        return Ok(vec![w.emit(b, ty)?]);
+    }
+    if b.settings.target < Target::Ios17 {
+        return Err("Core ML quantizes activations from target ios17 on".into());
+    }
+    let x = b.arg(n, 0)?;
+    let (dtype, zero_point) = nullified(whole_range(n)?, super::int(n, 2)?);
+    let scale = Constant::float(ty.dtype, number(n, 1)? as f32);
+    let mut inputs = vec![("input", (&x).into()), ("scale", scale.into())];
+    if zero_point != 0 {
+        inputs.push(("zero_point", Constant::new(dtype, [0i64; 0], vec![zero_point as u8]).into()));
+    }
+    Ok(vec![b.op("dequantize", inputs, ty)])
+}
