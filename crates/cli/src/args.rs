@@ -40,6 +40,9 @@ pub struct Target {
     /// The backend to lower to; `lowbit backends` lists them
     #[arg(long)]
     pub backend: String,
+    /// The oldest device or system to run on, where the backend has a choice: `ios17`, say
+    #[arg(long)]
+    pub target: Option<String>,
     /// An option of the backend
     #[arg(long = "option", value_name = "NAME=VALUE", value_parser = name_value)]
     pub options: Vec<(String, String)>,
@@ -67,7 +70,7 @@ pub struct Quantize {
     /// The array of class numbers in the evaluation data
     #[arg(long, value_name = "KEY")]
     pub labels: Option<String>,
-    /// The file to write for the device
+    /// The file to write for the device: a .pte, or what the backend makes for its own tools, such as .mlpackage
     #[arg(long, value_name = "MODEL.pte")]
     pub out: Option<PathBuf>,
     /// Write the quantized program, which torch.export.load and lowbit read; without --out, nothing is lowered
@@ -85,7 +88,7 @@ pub struct Quantize {
 pub struct Evaluate {
     /// The float program
     pub float: PathBuf,
-    /// The quantized program
+    /// The quantized program, or a package
     pub quantized: PathBuf,
     /// Evaluation data: .npz or .npy files, or folders of them
     #[arg(long, value_name = "DATA", num_args = 1.., required = true)]
@@ -93,7 +96,7 @@ pub struct Evaluate {
     /// The array of class numbers in the data
     #[arg(long, value_name = "KEY")]
     pub labels: Option<String>,
-    /// The backend whose arithmetic is predicted; not needed where only one is linked
+    /// The backend whose arithmetic is predicted; not needed where only one is linked, and not for packages
     #[arg(long)]
     pub backend: Option<String>,
     /// Write a report
@@ -110,7 +113,7 @@ pub struct Lower {
     pub model: PathBuf,
     #[command(flatten)]
     pub target: Target,
-    /// The file to write
+    /// The file to write: a .pte, or what the backend makes for its own tools, such as .mlpackage
     #[arg(long, value_name = "MODEL.pte")]
     pub out: PathBuf,
     /// Write a report
@@ -145,7 +148,7 @@ pub struct Debug {
 
 #[derive(Debug, ClapArgs)]
 pub struct Run {
-    /// The program
+    /// The program: a .pt2, or a package such as .mlpackage
     pub model: PathBuf,
     /// Inputs: arrays in0, in1, … or named like the program's inputs
     #[arg(long, value_name = "IN.npz", num_args = 1.., required = true)]
@@ -157,7 +160,7 @@ pub struct Run {
 
 #[derive(Debug, ClapArgs)]
 pub struct Inspect {
-    /// A .pt2 program, or a .pte
+    /// A .pt2 program, or a package such as .mlpackage
     pub model: PathBuf,
     /// Print the program's text form
     #[arg(long)]

@@ -15,6 +15,14 @@ pub enum CliError {
         /// What is wrong with it.
         source: ImportError,
     },
+    /// A package, such as `.mlpackage`.
+    #[error("{}: {reason}", path.display())]
+    Package {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Calibration or evaluation data.
     #[error(transparent)]
     Data(#[from] crate::data::DataError),

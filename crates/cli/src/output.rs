@@ -2,6 +2,7 @@
 
 use crate::error::CliError;
 use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
@@ -29,6 +30,43 @@ pub fn write_with(
     Ok(())
 }
 
+/// Writes a folder whole or not at all: beside its place first, then moved there. A folder that is there already goes when
+/// the new one is in its place.
+pub fn write_folder(path: &Path, files: &BTreeMap<String, Vec<u8>>) -> Result<(), CliError> {
+    let fail = |source| CliError::Output { path: path.into(), source };
+    let make = || -> std::io::Result<()> {
+        let work = tempfile::Builder::new().prefix(".lowbit-").tempdir_in(parent(path))?;
+        let new = work.path().join("new");
+        std::fs::create_dir(&new)?;
+        for (name, bytes) in files {
+            let file = new.join(name);
+            std::fs::create_dir_all(file.parent().unwrap_or(&new))?;
+            std::fs::write(file, bytes)?;
+        }
+        let old = work.path().join("old");
+        if path.exists() {
+            std::fs::rename(path, &old)?;
+        }
+        std::fs::rename(&new, path).inspect_err(|_| {
+            // Nothing is lost: what was there goes back.
+            let _ = std::fs::rename(&old, path);
+        })
+    };
+    make().map_err(fail)
+}
+
+/// Fails early when a folder cannot be made at `path`, or something else is there: a file, or a folder without `mark`.
+pub fn check_folder(path: &Path, mark: &str) -> Result<(), CliError> {
+    let fail = |why: &str| CliError::Output { path: path.into(), source: std::io::Error::other(why) };
+    if path.is_file() {
+        return Err(fail("there is a file of that name; move it away"));
+    }
+    if path.is_dir() && !path.join(mark).is_file() {
+        return Err(fail("there is a folder of that name, which is no such package; move it away"));
+    }
+    beside(path).map(drop).map_err(|source| CliError::Output { path: path.into(), source })
+}
+
 /// Fails early when a file cannot be made at `path`: before the work, not after it.
 pub fn check_writable(path: &Path) -> Result<(), CliError> {
     let fail = |source| CliError::Output { path: path.into(), source };
@@ -38,12 +76,17 @@ pub fn check_writable(path: &Path) -> Result<(), CliError> {
     beside(path).map(drop).map_err(fail)
 }
 
-/// A temporary file in the folder of `path`.
-fn beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
-    let folder = match path.parent() {
+/// The folder that `path` is in.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
-    };
+    }
+}
+
+/// A temporary file in the folder of `path`.
+fn beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    let folder = parent(path);
     let no_folder =
         || std::io::Error::other(format!("there is no folder {}; make it first", folder.display()));
     tempfile::Builder::new().prefix(".lowbit-").tempfile_in(folder).map_err(|e| match folder.is_dir() {

@@ -2,7 +2,7 @@
 
 use crate::error::CliError;
 use lowbit_core::dtype::DType;
-use lowbit_core::flow::{Converted, Evaluation, Lowered, Measure, Place};
+use lowbit_core::flow::{Converted, Evaluation, Measure, Place, Placement};
 use lowbit_core::ir::Program;
 use lowbit_core::quant::{Blocks, Granularity, QRange};
 use serde::{Serialize, Serializer};
@@ -118,6 +118,15 @@ fn whole_numbers<S: Serializer>(x: &[f64], s: S) -> Result<S::Ok, S::Error> {
     }))
 }
 
+/// Bytes of a file, or of all files in a folder.
+fn size(path: &Path) -> std::io::Result<u64> {
+    let meta = std::fs::metadata(path)?;
+    if !meta.is_dir() {
+        return Ok(meta.len());
+    }
+    std::fs::read_dir(path)?.map(|entry| size(&entry?.path())).sum()
+}
+
 /// Names of quantized values and of the nodes that read them quantized.
 fn quantized_names(converted: Option<&Converted>) -> BTreeSet<&str> {
     let sites = converted.iter().flat_map(|c| &c.sites);
@@ -178,9 +187,9 @@ impl Report {
     }
 
     /// Fills in where each node of the quantized program went.
-    pub fn add_nodes(&mut self, lowered: &Lowered, converted: Option<&Converted>) {
+    pub fn add_nodes(&mut self, nodes: &[Placement], converted: Option<&Converted>) {
         let quantized = quantized_names(converted);
-        for n in &lowered.nodes {
+        for n in nodes {
             let (delegate, why_not_delegated) = match &n.place {
                 Place::Delegate(d) => (Some(*d), None),
                 Place::Outside(why) => (None, Some(why.clone())),
@@ -200,9 +209,8 @@ impl Report {
 
     /// Fills in a file that was written.
     pub fn add_file(&mut self, path: &Path) -> Result<(), CliError> {
-        let size =
-            std::fs::metadata(path).map_err(|source| CliError::Output { path: path.into(), source })?;
-        self.files.push(File { path: path.display().to_string(), bytes: size.len() });
+        let bytes = size(path).map_err(|source| CliError::Output { path: path.into(), source })?;
+        self.files.push(File { path: path.display().to_string(), bytes });
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! `lowbit debug`: which nodes spoil a quantized program.
 
 use super::evaluate::backend;
-use super::import;
+use super::import::exported;
 use crate::args::Debug;
 use crate::data::Dataset;
 use crate::error::CliError;
@@ -18,7 +18,7 @@ const ROWS: usize = 20;
 pub fn run(args: &Debug, quiet: bool) -> Result<(), CliError> {
     let lowering = backend(args.backend.as_deref())?.lowering(&Options::new())?;
     let data = Dataset::open(&args.data, None)?;
-    let (float, quantized) = (import(&args.float)?, import(&args.quantized)?);
+    let (float, quantized) = (exported(&args.float)?, exported(&args.quantized)?);
     let quantized = device_program(&quantized, &|p, n| lowering.dynamic_dims(p, n))?;
     let mut debugger = Debugger::new(&float, &quantized, &CpuExecutor::default())?;
     let bar = progress("comparing", quiet);

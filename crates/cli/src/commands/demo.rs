@@ -1,6 +1,6 @@
 //! `lowbit demo`: the whole chain on a small embedded model and handwritten digits.
 
-use super::lower::lower_and_write;
+use super::lower::{Output, lower_and_write};
 use super::quantize::{Calls, quantize};
 use super::{Timer, emit_report};
 use crate::args::Demo;
@@ -32,6 +32,7 @@ pub fn run(args: &Demo, quiet: bool) -> Result<(), CliError> {
     let folder =
         tempfile::tempdir().map_err(|source| CliError::Output { path: std::env::temp_dir(), source })?;
     let out = args.out.clone().unwrap_or_else(|| folder.path().join("demo.pte"));
+    let out = Output::of(&out, backend, &*lowering)?;
     let (calibration, evaluation) = (Embedded(CALIBRATION), Embedded(EVALUATION));
     quantize(
         &float,

@@ -1,7 +1,9 @@
-//! `lowbit evaluate`: a quantized program against the float one, as the device will compute it.
+//! `lowbit evaluate`: a quantized program against the float one, as the device will compute it. A package says itself how;
+//! its nodes are others than the float program's, so that outputs alone are compared.
 
+use super::import::{Kind, exported, import, kind};
 use super::quantize::compare;
-use super::{Timer, emit_report, import};
+use super::{Timer, emit_report};
 use crate::args::Evaluate;
 use crate::data::Dataset;
 use crate::error::CliError;
@@ -12,20 +14,38 @@ use lowbit_core::backend::{Backend, Options};
 use lowbit_core::flow::Evaluator;
 use lowbit_cpu::CpuExecutor;
 
+/// The backend that packages are for, in reports.
+const PACKAGES: &str = "coreml";
+
 pub fn run(args: &Evaluate, quiet: bool) -> Result<(), CliError> {
-    let backend = backend(args.backend.as_deref())?;
-    let lowering = backend.lowering(&Options::new())?;
+    // The backend whose arithmetic is predicted.
+    let backend = match (kind(&args.quantized), &args.backend) {
+        (Kind::Exported, name) => Some(backend(name.as_deref())?),
+        (Kind::Package, None) => None,
+        (Kind::Package, Some(_)) => {
+            let why = "--backend says how a .pt2 is computed; a package says that itself: leave it out";
+            return Err(CliError::Usage(why.into()));
+        }
+    };
     args.report.as_deref().map(check_writable).transpose()?;
     let data = Dataset::open(&args.data, args.labels.as_deref())?;
     if data.is_empty() {
         return Err(CliError::Usage("there are no calls in the data to evaluate on".into()));
     }
-    let mut report = Report { backend: backend.name().into(), ..Report::default() };
+    let name = backend.map_or(PACKAGES, |b| b.name());
+    let mut report = Report { backend: name.into(), ..Report::default() };
     let mut timer = Timer::start();
-    let (float, quantized) = (import(&args.float)?, import(&args.quantized)?);
+    let (float, quantized) = (exported(&args.float)?, import(&args.quantized)?);
     report.seconds.import = timer.lap();
     report.add_program(&quantized, None);
-    let evaluator = Evaluator::of_programs(&float, &quantized, &*lowering, &CpuExecutor::default())?;
+    let executor = CpuExecutor::default();
+    let evaluator = match backend {
+        Some(b) => {
+            let lowering = b.lowering(&Options::new())?;
+            Evaluator::of_programs(&float, &quantized, &*lowering, &executor)?
+        }
+        None => Evaluator::of_outputs(&float, &quantized, &executor)?,
+    };
     compare(evaluator, &float, &data, quiet, &mut report)?;
     report.seconds.evaluate = timer.lap();
     emit_report(&mut report, args.report.as_deref(), args.json)

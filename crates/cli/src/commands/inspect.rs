@@ -1,6 +1,6 @@
 //! `lowbit inspect`: what a program holds.
 
-use super::import;
+use super::import::import;
 use crate::args::Inspect;
 use crate::error::CliError;
 use lowbit_core::ir::{Program, text};

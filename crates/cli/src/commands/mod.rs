@@ -4,6 +4,7 @@ mod backends;
 mod debug;
 mod demo;
 mod evaluate;
+mod import;
 mod inspect;
 mod lower;
 mod quantize;
@@ -13,7 +14,6 @@ use crate::args::{Args, Command};
 use crate::error::CliError;
 use crate::output::{peak_rss_bytes, write_file};
 use crate::report::Report;
-use lowbit_core::ir::Program;
 use std::path::Path;
 use std::time::Instant;
 
@@ -29,11 +29,6 @@ pub fn run(args: Args) -> Result<(), CliError> {
         Command::Backends(a) => backends::run(&a),
         Command::Demo(a) => demo::run(&a, args.quiet),
     }
-}
-
-/// Reads a `.pt2` file.
-fn import(path: &Path) -> Result<Program, CliError> {
-    lowbit_pt2::read(path).map_err(|source| CliError::Import { path: path.into(), source })
 }
 
 /// Writes the report where it was asked for, and prints it.

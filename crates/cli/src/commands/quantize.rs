@@ -1,7 +1,8 @@
 //! `lowbit quantize`: the whole chain from a model and data to a file a device loads.
 
-use super::lower::{lower_and_write, options};
-use super::{Timer, emit_report, import};
+use super::import::exported;
+use super::lower::{Output, lower_and_write, options};
+use super::{Timer, emit_report};
 use crate::args::Quantize;
 use crate::data::{Call, DataError, Dataset};
 use crate::error::CliError;
@@ -31,19 +32,16 @@ pub fn run(args: &Quantize, quiet: bool) -> Result<(), CliError> {
         let what = "there is nothing to write: give --out MODEL.pte, --save-quantized Q.pt2, or both";
         return Err(CliError::Usage(what.into()));
     }
-    for path in args.out.iter().chain(&args.save_quantized) {
-        check_writable(path)?;
-    }
+    let out = args.out.as_deref().map(|path| Output::of(path, backend, &*lowering)).transpose()?;
+    args.save_quantized.as_deref().map(check_writable).transpose()?;
     args.report.as_deref().map(check_writable).transpose()?;
     let calibration = Dataset::open(&args.calibrate, None)?;
     let evaluation = Dataset::open(&args.evaluate, args.labels.as_deref())?;
 
     let mut report = Report { backend: backend.name().into(), recipe: Some(recipe), ..Report::default() };
     let mut timer = Timer::start();
-    let float = import(&args.model)?;
-    if args.out.is_some() {
-        lowbit_pte::check_inputs(&float)?;
-    }
+    let float = exported(&args.model)?;
+    out.as_ref().map(|out| out.check_inputs(&float)).transpose()?;
     report.seconds.import = timer.lap();
 
     if !args.skip.is_empty() {
@@ -68,7 +66,7 @@ pub fn run(args: &Quantize, quiet: bool) -> Result<(), CliError> {
                 save(converted, path, report)?;
                 report.seconds.save = timer.lap();
             }
-            match &args.out {
+            match &out {
                 Some(out) => lower_and_write(converted, &*lowering, out, report, timer),
                 None => {
                     report.add_program(&converted.program, Some(converted));

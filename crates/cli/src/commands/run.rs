@@ -1,6 +1,6 @@
 //! `lowbit run`: a program on the CPU.
 
-use super::import;
+use super::import::import;
 use crate::args::Run;
 use crate::data::{Dataset, npy};
 use crate::error::CliError;
