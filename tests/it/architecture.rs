@@ -38,7 +38,7 @@ fn dependencies(manifest: &str) -> BTreeMap<String, [BTreeSet<String>; 2]> {
 #[test]
 fn dependencies_go_one_way() {
     let all = dependencies("Cargo.toml");
-    let backends = ["lowbit-xnnpack"];
+    let backends = ["lowbit-coreml", "lowbit-xnnpack"];
     let may: BTreeMap<&str, Vec<&str>> = [
         ("lowbit-core", vec![]),
         ("lowbit-cpu", vec!["lowbit-core"]),
@@ -98,7 +98,7 @@ fn unsafe_code_lies_in_two_places() {
         let found = key.iter().any(|k| text.contains(k));
         assert!(allowed || !found, "{} holds unsafe code", place.display());
     }
-    for safe in ["core", "pte", "xnnpack", "cli", "testing"] {
+    for safe in ["core", "coreml", "pte", "xnnpack", "cli", "testing"] {
         let text = std::fs::read_to_string(crates.join(safe).join("src/lib.rs")).unwrap();
         assert!(text.contains("#![forbid(unsafe_code)]"), "{safe} does not forbid unsafe code");
     }

@@ -2,6 +2,9 @@
 
 mod architecture;
 mod cases;
+mod coreml;
+mod coreml_quantizer;
+mod coreml_weights;
 mod debug;
 mod decompose;
 mod defects;

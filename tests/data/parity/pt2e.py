@@ -27,6 +27,7 @@ from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuant
 from torch import nn
 from torchao.quantization.pt2e import observer as ao
 from torchao.quantization.pt2e import prepare
+from torchao.quantization.pt2e.fake_quantize import FakeQuantize
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import (
     DerivedQuantizationSpec,
@@ -218,8 +219,10 @@ def spec(s):
     if isinstance(s, FixedQParamsQuantizationSpec):
         return {"kind": "fixed", **rest}
     made = s.observer_or_fake_quant_ctr.p
-    observer = {"class": made.func.__name__, "args": made.keywords}
-    return {"kind": "observed", "observer": observer, **rest}
+    observer, args = made.func, made.keywords
+    if issubclass(observer, FakeQuantize):  # what it watches with; its other arguments repeat the spec
+        observer, args = args["observer"], {}
+    return {"kind": "observed", "observer": {"class": observer.__name__, "args": args}, **rest}
 
 
 def arg(a):
@@ -277,12 +280,18 @@ def attribute(gm, name):
 
 
 def write(whole, case, name, quantizer, recipe):
-    folder = OUT / case
-    folder.mkdir()
-    description = {"recipe": recipe, "model": f"pt2e/{name}.pt2", "calibration": f"pt2e/{name}.npz", "convert_kwargs": {}}
     # From a file, so that names are those that lowbit reads; with the functions that operators came from, which torchao needs.
-    gm = prepare_pt2e(torch.export.load(whole / f"{name}.pt2").module(), Recorder(quantizer, description))
-    calls = calibration(name)
+    module = torch.export.load(whole / f"{name}.pt2").module()
+    record(OUT / case, name, module, calibration(name), quantizer, recipe)
+
+
+def record(folder, name, module, calls, quantizer, recipe, ready=lambda gm: None):
+    """A case of an exported module; `ready` sees it prepared, before calibration."""
+    folder.mkdir()
+    files = f"{folder.parent.name}/{name}"
+    description = {"recipe": recipe, "model": f"{files}.pt2", "calibration": f"{files}.npz", "convert_kwargs": {}}
+    gm = prepare_pt2e(module, Recorder(quantizer, description))
+    ready(gm)
     with torch.no_grad():
         for call in calls:
             gm(*call)
@@ -293,12 +302,16 @@ def write(whole, case, name, quantizer, recipe):
     io = {f"in_{i}": x.numpy() for i, x in enumerate(calls[-1])} | {f"out_{i}": x.numpy() for i, x in enumerate(out)}
     np.savez_compressed(folder / "io.npz", **io)
     np.savez_compressed(folder / "constants.npz", **attributes)
-    rows = [f"{json.dumps(k)}: {lines(v) if isinstance(v, list) else json.dumps(v)}" for k, v in description.items()]
-    (folder / "case.json").write_text("{" + ",\n".join(rows) + "}\n")
+    (folder / "case.json").write_text(text(description))
 
 
-def lines(rows):
-    return "[\n" + ",\n".join(json.dumps(r) for r in rows) + "\n]"
+def text(description, **style):
+    rows = [f"{json.dumps(k)}: {lines(v, **style) if isinstance(v, list) else json.dumps(v, **style)}" for k, v in description.items()]
+    return "{" + ",\n".join(rows) + "}\n"
+
+
+def lines(rows, **style):
+    return "[\n" + ",\n".join(json.dumps(r, **style) for r in rows) + "\n]"
 
 
 def calibration(name):

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What is compared, each on top of the one before.
-const LEVELS: [&str; 5] = ["annotations", "groups", "parameters", "graph", "outputs"];
+pub const LEVELS: [&str; 5] = ["annotations", "groups", "parameters", "graph", "outputs"];
 
 /// Rounds of torchao's and ExecuTorch's own tests in which lowbit means to differ, and why.
 const DIFFERENCES: &[(&str, &str)] = &[
@@ -38,7 +38,7 @@ const DIFFERENCES: &[(&str, &str)] = &[
 const TAKEN_OUT: (&str, &str) = ("multi_users_without_output_observer", "conv2d");
 
 /// What differs, by level; a level that does not apply says so with `None`.
-type Findings = [Option<Vec<String>>; 5];
+pub type Findings = [Option<Vec<String>>; 5];
 
 type Arrays = BTreeMap<String, Tensor>;
 
@@ -63,7 +63,8 @@ fn above(folder: &Path, name: &str) -> Result<PathBuf, String> {
     found.find(|p| p.exists()).ok_or_else(|| format!("{name} is missing"))
 }
 
-fn examine(folder: &Path) -> Result<Findings, String> {
+/// What differs in the case of a folder.
+pub fn examine(folder: &Path) -> Result<Findings, String> {
     let text = std::fs::read_to_string(folder.join("case.json")).map_err(|e| e.to_string())?;
     let case: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
     let constants = npz(&folder.join("constants.npz"))?;

@@ -223,6 +223,7 @@ pub fn quantizer(recipe: &Value) -> Result<Option<Box<dyn Quantizer>>, String> {
     Ok(match text(&recipe["class"]) {
         "XNNPACKQuantizer" if recipe["has_filter"] == true => None,
         "XNNPACKQuantizer" => Some(Box::new(xnnpack(recipe)?)),
+        "CoreMLQuantizer" => Some(Box::new(crate::coreml_quantizer::quantizer(&recipe["config"])?)),
         "EmbeddingQuantizer" => Some(Box::new(EmbeddingQuantizer::default())),
         "ComposableQuantizer" => {
             let parts = recipe["quantizers"].as_array().into_iter().flatten().map(quantizer);
