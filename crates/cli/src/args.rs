@@ -96,7 +96,7 @@ pub struct Evaluate {
     /// The array of class numbers in the data
     #[arg(long, value_name = "KEY")]
     pub labels: Option<String>,
-    /// The backend whose arithmetic is predicted; not needed where only one is linked, and not for packages
+    /// The backend whose arithmetic is predicted; needed where several have their own for what is quantized at run time
     #[arg(long)]
     pub backend: Option<String>,
     /// Write a report
@@ -135,7 +135,7 @@ pub struct Debug {
     /// Inputs to compare on: .npz or .npy files, or folders of them
     #[arg(long, value_name = "DATA", num_args = 1.., required = true)]
     pub data: Vec<PathBuf>,
-    /// The backend whose arithmetic is shown; not needed where only one is linked
+    /// The backend whose arithmetic is shown; needed where several have their own for what is quantized at run time
     #[arg(long)]
     pub backend: Option<String>,
     /// Show so many nodes; 20 in the table and all in JSON by default

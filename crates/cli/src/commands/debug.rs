@@ -1,6 +1,6 @@
 //! `lowbit debug`: which nodes spoil a quantized program.
 
-use super::evaluate::backend;
+use super::evaluate::{chosen, named};
 use super::import::exported;
 use crate::args::Debug;
 use crate::data::Dataset;
@@ -16,9 +16,11 @@ use serde::Serialize;
 const ROWS: usize = 20;
 
 pub fn run(args: &Debug, quiet: bool) -> Result<(), CliError> {
-    let lowering = backend(args.backend.as_deref())?.lowering(&Options::new())?;
+    let named = named(args.backend.as_deref())?;
     let data = Dataset::open(&args.data, None)?;
     let (float, quantized) = (exported(&args.float)?, exported(&args.quantized)?);
+    let backend = named.map_or_else(|| chosen(&quantized), Ok)?;
+    let lowering = backend.lowering(&Options::new())?;
     let quantized = device_program(&quantized, &|p, n| lowering.dynamic_dims(p, n))?;
     let mut debugger = Debugger::new(&float, &quantized, &CpuExecutor::default())?;
     let bar = progress("comparing", quiet);

@@ -12,30 +12,34 @@ use crate::report::Report;
 use lowbit_core::Registry;
 use lowbit_core::backend::{Backend, Options};
 use lowbit_core::flow::Evaluator;
+use lowbit_core::ir::Program;
 use lowbit_cpu::CpuExecutor;
 
 /// The backend that packages are for, in reports.
 const PACKAGES: &str = "coreml";
 
 pub fn run(args: &Evaluate, quiet: bool) -> Result<(), CliError> {
-    // The backend whose arithmetic is predicted.
-    let backend = match (kind(&args.quantized), &args.backend) {
-        (Kind::Exported, name) => Some(backend(name.as_deref())?),
-        (Kind::Package, None) => None,
-        (Kind::Package, Some(_)) => {
-            let why = "--backend says how a .pt2 is computed; a package says that itself: leave it out";
-            return Err(CliError::Usage(why.into()));
-        }
-    };
+    let package = kind(&args.quantized) == Kind::Package;
+    if package && args.backend.is_some() {
+        let why = "--backend says how a .pt2 is computed; a package says that itself: leave it out";
+        return Err(CliError::Usage(why.into()));
+    }
+    let named = named(args.backend.as_deref())?;
     args.report.as_deref().map(check_writable).transpose()?;
     let data = Dataset::open(&args.data, args.labels.as_deref())?;
     if data.is_empty() {
         return Err(CliError::Usage("there are no calls in the data to evaluate on".into()));
     }
-    let name = backend.map_or(PACKAGES, |b| b.name());
-    let mut report = Report { backend: name.into(), ..Report::default() };
     let mut timer = Timer::start();
     let (float, quantized) = (exported(&args.float)?, import(&args.quantized)?);
+    // The backend whose arithmetic is predicted.
+    let backend = match named {
+        _ if package => None,
+        Some(b) => Some(b),
+        None => Some(chosen(&quantized)?),
+    };
+    let name = backend.map_or(PACKAGES, |b| b.name());
+    let mut report = Report { backend: name.into(), ..Report::default() };
     report.seconds.import = timer.lap();
     report.add_program(&quantized, None);
     let executor = CpuExecutor::default();
@@ -51,15 +55,29 @@ pub fn run(args: &Evaluate, quiet: bool) -> Result<(), CliError> {
     emit_report(&mut report, args.report.as_deref(), args.json)
 }
 
-/// The backend of this name; without one, the only one there is.
-pub(super) fn backend(name: Option<&str>) -> Result<&'static dyn Backend, CliError> {
+/// The backend of this name, if there is one of it.
+pub(super) fn named(name: Option<&str>) -> Result<Option<&'static dyn Backend>, CliError> {
     let registry = Registry::linked()?;
-    let all: Vec<&'static dyn Backend> = registry.iter().collect();
-    match (name, &all[..]) {
-        (Some(name), _) => Ok(registry.get(name)?),
-        (None, [only]) => Ok(*only),
-        (None, _) => {
-            let names: Vec<&str> = all.iter().map(|b| b.name()).collect();
+    Ok(name.map(|name| registry.get(name)).transpose()?)
+}
+
+/// The backend whose arithmetic a program is shown in when none is named: the one that quantizes some of it at run time by
+/// rules of its own. Where there is none, all compute alike.
+pub(super) fn chosen(program: &Program) -> Result<&'static dyn Backend, CliError> {
+    let registry = Registry::linked()?;
+    let (mut all, mut own) = (registry.iter(), vec![]);
+    for backend in registry.iter() {
+        let lowering = backend.lowering(&Options::new())?;
+        if program.graph.nodes().any(|n| lowering.dynamic_dims(program, n).is_some()) {
+            own.push(backend);
+        }
+    }
+    match (&own[..], all.next()) {
+        ([one], _) => Ok(*one),
+        ([], Some(any)) => Ok(any),
+        ([], None) => Err(CliError::Usage("no backend is linked into this program".into())),
+        (several, _) => {
+            let names: Vec<&str> = several.iter().map(|b| b.name()).collect();
             let names = names.join(", ");
             Err(CliError::Usage(format!(
                 "backends differ in how they compute: name one with --backend ({names})"
