@@ -28,7 +28,7 @@ fn packaged(program: &Program, settings: Settings) -> Option<Package> {
     let executor = CpuExecutor::default();
     let mut program = program.clone();
     Pipeline::run_one(&FoldConstants { executor: &executor }, &mut program).unwrap();
-    let made = package(program, &CoreMl { settings }, "mlpackage").ok()?;
+    let made = package(program, &CoreMl { settings }, &lowbit_coreml::MLPACKAGE).ok()?;
     let Artifact::Folder(files) = made.artifact else { panic!("a package is a folder") };
     let read = Package::read(&mut |name| files.get(name).map(|b| Bytes::from(b.clone())));
     Some(read.unwrap_or_else(|e| panic!("{e}")))

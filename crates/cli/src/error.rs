@@ -15,10 +15,10 @@ pub enum CliError {
         /// What is wrong with it.
         source: ImportError,
     },
-    /// A package, such as `.mlpackage`.
+    /// A backend's own file, such as `.mlpackage`.
     #[error("{}: {reason}", path.display())]
-    Package {
-        /// The folder.
+    Artifact {
+        /// The file or folder.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,

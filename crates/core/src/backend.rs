@@ -3,6 +3,7 @@
 use crate::ir::{NodeId, Program};
 use crate::passes::Pipeline;
 use crate::quantizer::Quantizer;
+use bytes::Bytes;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -42,7 +43,34 @@ pub trait Backend: Debug + Sync {
     /// # Errors
     /// [`BackendError::BadOption`].
     fn lowering(&self, options: &Options) -> Result<Box<dyn Lowering>, BackendError>;
+
+    /// Kinds of files other than `.pte` that its lowering makes of whole programs; see [`Lowering::artifact`].
+    fn formats(&self) -> &'static [Format] {
+        &[]
+    }
+
+    /// The program in a file of one of its formats, with values rounded as the device rounds them. `open` gives what lies at a
+    /// path inside a folder, with `/`; a file of its own is at the empty path.
+    ///
+    /// # Errors
+    /// [`BackendError::Import`] says what is wrong with the file, or that the format is for devices only.
+    fn import(&self, format: &Format, _open: &mut Open<'_>) -> Result<Program, BackendError> {
+        let reason = format!("lowbit writes .{} files for devices, and does not read them", format.extension);
+        Err(BackendError::Import { reason })
+    }
 }
+
+/// A kind of file, or of folder, that holds a whole program for a device's own tools.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Format {
+    /// What its names end in: `mlpackage`.
+    pub extension: &'static str,
+    /// Of folders: a file that each of them has, by which it is told from other folders: `Manifest.json`. `None`: a file.
+    pub mark: Option<&'static str>,
+}
+
+/// Gives the contents of a file by its path, if there is one.
+pub type Open<'a> = dyn FnMut(&str) -> Option<Bytes> + 'a;
 
 /// Takes parts of programs and compiles them.
 pub trait Lowering: Debug {
@@ -74,18 +102,13 @@ pub trait Lowering: Debug {
         false
     }
 
-    /// Kinds of files other than `.pte` that this lowering makes of whole programs, by their extensions: `mlpackage`.
-    fn artifacts(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    /// A whole program as a file of its own, which needs no ExecuTorch; see [`flow::package`](crate::flow::package). All
-    /// nodes were claimed.
+    /// A whole program as a file of one of the backend's [formats](Backend::formats), which needs no ExecuTorch; see
+    /// [`flow::package`](crate::flow::package). All nodes were claimed.
     ///
     /// # Errors
     /// [`BackendError::Compile`] names what stands in the way.
-    fn artifact(&self, _program: &Program, kind: &str) -> Result<Artifact, BackendError> {
-        let reason = format!("{} makes no .{kind} files", self.delegate_id());
+    fn artifact(&self, _program: &Program, format: &Format) -> Result<Artifact, BackendError> {
+        let reason = format!("{} makes no .{} files", self.delegate_id(), format.extension);
         Err(BackendError::Compile { backend: self.delegate_id(), node: "program".into(), reason })
     }
 }
@@ -173,6 +196,12 @@ pub enum BackendError {
         /// The node.
         node: NodeId,
         /// Why, for the report.
+        reason: String,
+    },
+    /// A file of one of its formats could not be read.
+    #[error("{reason}")]
+    Import {
+        /// What is wrong, and where in the file.
         reason: String,
     },
     /// A region could not be compiled.

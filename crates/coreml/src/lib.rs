@@ -12,11 +12,15 @@ mod settings;
 
 pub use settings::{ComputeUnits, Precision, Settings, Target};
 
-use lowbit_core::backend::{Backend, BackendError, Lowering, Options, Recipe};
+use lowbit_core::backend::{Backend, BackendError, Format, Lowering, Open, Options, Recipe};
+use lowbit_core::ir::Program;
 use lowbit_core::quantizer::Quantizer;
 
 /// The backend's name.
 pub const NAME: &str = "coreml";
+
+/// Packages: folders that hold a whole model.
+pub const MLPACKAGE: Format = Format { extension: "mlpackage", mark: Some(package::MANIFEST) };
 
 /// The backend.
 #[derive(Copy, Clone, Debug)]
@@ -44,5 +48,16 @@ impl Backend for CoreMl {
     fn lowering(&self, options: &Options) -> Result<Box<dyn Lowering>, BackendError> {
         let settings = Settings::read(options, quantizer::is_option)?;
         Ok(Box::new(lowering::CoreMl { settings }))
+    }
+
+    fn formats(&self) -> &'static [Format] {
+        &[MLPACKAGE]
+    }
+
+    fn import(&self, _format: &Format, open: &mut Open<'_>) -> Result<Program, BackendError> {
+        let package = package::Package::read(open);
+        let package = package.map_err(|e| BackendError::Import { reason: e.to_string() })?;
+        let program = raise::raise(&package, raise::Rounding::AsTyped);
+        program.map_err(|e| BackendError::Import { reason: e.to_string() })
     }
 }

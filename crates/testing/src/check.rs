@@ -300,8 +300,8 @@ fn lowering(
 ) -> Result<(), Fault> {
     let make = || {
         kit.backend
-            .lowering(&Default::default())
-            .map_err(|e| fault(e.to_string(), "make a lowering when there are no options"))
+            .lowering(&kit.options)
+            .map_err(|e| fault(e.to_string(), "make a lowering with the options that the quantizer takes"))
     };
     let lowering = make()?;
     let mut passed = program.clone();

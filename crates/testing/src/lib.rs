@@ -81,7 +81,7 @@ impl<'a> Kit<'a> {
         self
     }
 
-    /// Options for the backend's quantizers.
+    /// Options for the backend's quantizers and its lowering; none unless told.
     pub fn options(mut self, options: Options) -> Self {
         self.options = options;
         self

@@ -5,6 +5,7 @@ models are converted, computes each operator that it can; `kernels.py` has the o
 
 precision "exact": all floats are float32, whatever the program declares. For float32 programs that is what they say; for
 float16 ones it leaves out the rounding of what is computed (constants are as they are stored).
+precision "double": all floats are float64, so that what differs from it is the other side's rounding.
 precision "native": what the program declares as float16 is rounded to it after each operator, as on a device whose
 operators compute in more precision than they store.
 """
@@ -26,6 +27,7 @@ class Evaluator:
     def __init__(self, path, precision="exact"):
         opened = path if isinstance(path, package.Package) else package.Package(path)
         self.program, self.precision = opened.program, precision
+        self.float = np.float64 if precision == "double" else np.float32
         self.descriptions = opened.descriptions()
         self.default = opened.spec.description.defaultFunctionName or "main"
         self.constants = {}  # decompressed weights, by what makes them
@@ -41,7 +43,7 @@ class Evaluator:
     def initial_states(self, function=None):
         """States as Core ML makes them: zeros."""
         features = self.descriptions[function or self.default].state
-        return {f.name: np.zeros(list(f.type.stateType.arrayType.shape), np.float32) for f in features}
+        return {f.name: np.zeros(list(f.type.stateType.arrayType.shape), self.float) for f in features}
 
     def call(self, *arrays, function=None):
         """Outputs in order, for inputs in order."""
@@ -103,14 +105,14 @@ class Evaluator:
         return self.value(argument, known)
 
     def value(self, var, known):
-        """A value that was computed, or a constant: arrays, numbers and strings; floats as float32."""
+        """A value that was computed, or a constant: arrays, numbers and strings; floats in the type that is computed in."""
         if var in known:
             return known[var]
         if var.val is None:
             raise Refused(f"{var.name} has no value")
         value = var.val
-        if isinstance(value, (np.ndarray, np.generic)) and value.dtype == np.float16:
-            value = value.astype(np.float32)
+        if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind == "f":
+            value = value.astype(self.float)
         if isinstance(value, np.ndarray):
             known[var] = value
         return value
@@ -123,7 +125,7 @@ class Evaluator:
         if var.dtype in FLOATS:
             if var.dtype is types.fp16 and self.precision == "native":
                 array = array.astype(np.float16)
-            return array.astype(np.float32)
+            return array.astype(self.float)
         return array.astype(types.nptype_from_builtin(var.dtype))
 
 

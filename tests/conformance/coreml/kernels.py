@@ -1,6 +1,6 @@
 """Core ML operators in numpy and PyTorch: those that coremltools cannot compute itself, or computes wrong.
 
-A kernel gets an operator's arguments by name, floats as float32, and returns its output, or a tuple of them. What an operator
+A kernel gets an operator's arguments by name, floats in one type, and returns its output, or a tuple of them. What an operator
 means is taken from Apple's documentation of it, and, where that leaves it open, from what Apple's own tests expect of Core ML
 (`test_apple.py` runs them). What neither says is refused.
 """
@@ -41,11 +41,16 @@ def present(a, name):
     return a.get(name) is not None
 
 
+def floats(x):
+    """The type that is computed in."""
+    return x.dtype if x.dtype.kind == "f" else np.float32
+
+
 def along(x, axis, vector):
     """A vector in a shape that broadcasts along an axis of x."""
     shape = [1] * x.ndim
     shape[axis] = -1
-    return np.asarray(vector, np.float32).reshape(shape)
+    return np.asarray(vector, floats(x)).reshape(shape)
 
 
 # ---- convolutions ----
@@ -191,7 +196,7 @@ def l2_pool(a):
 @kernel()
 def batch_norm(a):
     x = a["x"]
-    scale = 1 / np.sqrt(along(x, 1, a["variance"]) + np.float32(a["epsilon"]))
+    scale = 1 / np.sqrt(along(x, 1, a["variance"]) + np.dtype(floats(x)).type(a["epsilon"]))
     y = (x - along(x, 1, a["mean"])) * scale
     return affine(y, a)
 
@@ -200,7 +205,7 @@ def batch_norm(a):
 def instance_norm(a):
     x = a["x"].astype(np.float64)
     axes = tuple(range(2, x.ndim))
-    y = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + np.float32(a["epsilon"]))
+    y = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + np.dtype(floats(x)).type(a["epsilon"]))
     return affine(y, a)
 
 
@@ -247,9 +252,9 @@ def sigmoid(a):
 
 @kernel()
 def cast(a):
-    """Floats stay float32: to what the program declares is rounded afterwards, if at all."""
+    """Floats stay as they are: to what the program declares is rounded afterwards, if at all."""
     x = np.asarray(a["x"])
-    kinds = {"fp16": np.float32, "fp32": np.float32, "bool": np.bool_}
+    kinds = {"fp16": floats(x), "fp32": floats(x), "bool": np.bool_}
     kind = kinds.get(a["dtype"]) or np.dtype(a["dtype"])
     return (np.trunc(x) if x.dtype.kind == "f" and np.dtype(kind).kind in "iu" else x).astype(kind)
 
@@ -299,8 +304,8 @@ def cumsum(a):
 
 def quantization(a):
     """Scale and zero point in shapes that broadcast."""
-    x, scale = a["input"], np.asarray(a["scale"], np.float32)
-    zero = np.asarray(a["zero_point"] if present(a, "zero_point") else 0, np.float32)
+    x, scale = a["input"], np.asarray(a["scale"])
+    zero = np.asarray(a["zero_point"] if present(a, "zero_point") else 0, scale.dtype)
     if scale.ndim:
         scale = along(x, int(a["axis"]), scale)
         zero = along(x, int(a["axis"]), zero) if zero.ndim else zero
@@ -317,7 +322,7 @@ def quantize(a):
 @kernel()
 def dequantize(a):
     scale, zero = quantization(a)
-    return (a["input"].astype(np.float32) - zero) * scale
+    return (a["input"].astype(scale.dtype) - zero) * scale
 
 
 # ---- attention ----

@@ -32,7 +32,7 @@ pub fn run(args: &Demo, quiet: bool) -> Result<(), CliError> {
     let folder =
         tempfile::tempdir().map_err(|source| CliError::Output { path: std::env::temp_dir(), source })?;
     let out = args.out.clone().unwrap_or_else(|| folder.path().join("demo.pte"));
-    let out = Output::of(&out, backend, &*lowering)?;
+    let out = Output::of(&out, backend)?;
     let (calibration, evaluation) = (Embedded(CALIBRATION), Embedded(EVALUATION));
     quantize(
         &float,

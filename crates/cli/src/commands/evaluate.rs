@@ -15,13 +15,14 @@ use lowbit_core::flow::Evaluator;
 use lowbit_core::ir::Program;
 use lowbit_cpu::CpuExecutor;
 
-/// The backend that packages are for, in reports.
-const PACKAGES: &str = "coreml";
-
 pub fn run(args: &Evaluate, quiet: bool) -> Result<(), CliError> {
-    let package = kind(&args.quantized) == Kind::Package;
-    if package && args.backend.is_some() {
-        let why = "--backend says how a .pt2 is computed; a package says that itself: leave it out";
+    // What a backend's own file computes is said by the file.
+    let owner = match kind(&args.quantized)? {
+        Kind::Artifact(backend, _) => Some(backend),
+        Kind::Exported => None,
+    };
+    if owner.is_some() && args.backend.is_some() {
+        let why = "--backend says how a .pt2 is computed; this file says that itself: leave it out";
         return Err(CliError::Usage(why.into()));
     }
     let named = named(args.backend.as_deref())?;
@@ -34,12 +35,12 @@ pub fn run(args: &Evaluate, quiet: bool) -> Result<(), CliError> {
     let (float, quantized) = (exported(&args.float)?, import(&args.quantized)?);
     // The backend whose arithmetic is predicted.
     let backend = match named {
-        _ if package => None,
+        _ if owner.is_some() => None,
         Some(b) => Some(b),
         None => Some(chosen(&quantized)?),
     };
-    let name = backend.map_or(PACKAGES, |b| b.name());
-    let mut report = Report { backend: name.into(), ..Report::default() };
+    let name = owner.or(backend).map(|b| b.name().to_string());
+    let mut report = Report { backend: name.unwrap_or_default(), ..Report::default() };
     report.seconds.import = timer.lap();
     report.add_program(&quantized, None);
     let executor = CpuExecutor::default();

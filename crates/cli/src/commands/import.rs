@@ -1,67 +1,77 @@
-//! Reading programs: from what `torch.export.save` wrote, or from a package that a backend's own tools take.
+//! Reading programs: from what `torch.export.save` wrote, or from a file that a backend's own tools take.
 
 use crate::error::CliError;
+use bytes::Bytes;
+use lowbit_core::Registry;
+use lowbit_core::backend::{Backend, Format};
 use lowbit_core::ir::Program;
-use std::path::Path;
+use std::path::{Component, Path};
 
 /// What a program is read from.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[derive(Copy, Clone, Debug)]
 pub(super) enum Kind {
     /// A file of `torch.export.save`.
     Exported,
-    /// A folder `.mlpackage`.
-    Package,
+    /// A file or folder of a backend's own.
+    Artifact(&'static dyn Backend, &'static Format),
 }
 
-/// Tells by what is there: packages are folders.
-pub(super) fn kind(path: &Path) -> Kind {
-    let named = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("mlpackage"));
-    if path.is_dir() || named { Kind::Package } else { Kind::Exported }
+/// Tells by the name, and folders by what is in them.
+pub(super) fn kind(path: &Path) -> Result<Kind, CliError> {
+    let registry = Registry::linked()?;
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let is = |f: &Format| {
+        let marked = f.mark.is_some_and(|mark| path.join(mark).is_file());
+        marked || f.extension.eq_ignore_ascii_case(extension)
+    };
+    for backend in registry.iter() {
+        if let Some(format) = backend.formats().iter().find(|f| is(f)) {
+            return Ok(Kind::Artifact(backend, format));
+        }
+    }
+    if path.is_dir() {
+        let backends: Vec<&str> = registry.iter().map(|b| b.name()).collect();
+        let reason = format!("a folder that no linked backend knows ({}); give a file", backends.join(", "));
+        return Err(CliError::Artifact { path: path.into(), reason });
+    }
+    Ok(Kind::Exported)
 }
 
 /// Reads a program of any kind.
 pub(super) fn import(path: &Path) -> Result<Program, CliError> {
-    match kind(path) {
+    match kind(path)? {
         Kind::Exported => exported(path),
-        Kind::Package => package(path),
+        Kind::Artifact(backend, format) => artifact(path, backend, format),
     }
 }
 
 /// Reads a `.pt2` file, for commands that need PyTorch's names and types.
 pub(super) fn exported(path: &Path) -> Result<Program, CliError> {
-    if kind(path) == Kind::Package {
+    if let Kind::Artifact(_, format) = kind(path)? {
         return Err(CliError::Usage(format!(
-            "{} is a package: run, inspect and evaluate read those, this command reads .pt2 files",
-            path.display()
+            "{} is an .{}: run, inspect and evaluate read those, this command reads .pt2 files",
+            path.display(),
+            format.extension
         )));
     }
     lowbit_pt2::read(path).map_err(|source| CliError::Import { path: path.into(), source })
 }
 
-/// Reads a package; values are rounded to the types it computes in.
-#[cfg(feature = "coreml")]
-fn package(path: &Path) -> Result<Program, CliError> {
-    use lowbit_coreml::{package::Package, raise};
-    use std::path::Component;
-    let fail = |reason: String| CliError::Package { path: path.into(), reason };
-    if !path.is_dir() {
-        return Err(fail("there is no such folder".into()));
+/// Reads a backend's own file, or folder.
+fn artifact(path: &Path, backend: &dyn Backend, format: &Format) -> Result<Program, CliError> {
+    let fail = |reason: String| CliError::Artifact { path: path.into(), reason };
+    let (there, what) =
+        if format.mark.is_some() { (path.is_dir(), "folder") } else { (path.is_file(), "file") };
+    if !there {
+        return Err(fail(format!("there is no such {what}")));
     }
-    // A package names its own files only.
+    // A folder names its own files only.
     let inside = |name: &str| Path::new(name).components().all(|c| matches!(c, Component::Normal(_)));
-    let mut file = |name: &str| {
-        let read = inside(name).then(|| std::fs::read(path.join(name)).ok()).flatten();
-        read.map(bytes::Bytes::from)
+    let mut open = |name: &str| {
+        let file = if name.is_empty() { path.to_owned() } else { path.join(name) };
+        inside(name).then(|| std::fs::read(file).ok()).flatten().map(Bytes::from)
     };
-    let package = Package::read(&mut file).map_err(|e| fail(e.to_string()))?;
-    raise::raise(&package, raise::Rounding::AsTyped).map_err(|e| fail(e.to_string()))
-}
-
-/// Says that packages cannot be read.
-#[cfg(not(feature = "coreml"))]
-fn package(path: &Path) -> Result<Program, CliError> {
-    let reason = "this lowbit was built without Core ML, whose packages it cannot read".into();
-    Err(CliError::Package { path: path.into(), reason })
+    backend.import(format, &mut open).map_err(|e| fail(e.to_string()))
 }
 
 #[cfg(test)]
@@ -69,20 +79,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packages_are_folders() {
+    fn folders_are_told_by_what_is_in_them() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(kind(dir.path()), Kind::Package);
-        assert_eq!(kind(Path::new("m.pt2")), Kind::Exported);
-        assert_eq!(kind(Path::new("m.MLPackage")), Kind::Package);
-        let e = exported(dir.path()).unwrap_err();
-        assert!(e.exit_code() == 2 && e.to_string().contains("is a package"), "{e}");
-        let e = import(Path::new("nowhere.mlpackage")).unwrap_err();
-        assert!(e.to_string().starts_with("nowhere.mlpackage: "), "{e}");
         let e = import(dir.path()).unwrap_err().to_string();
-        #[cfg(feature = "coreml")]
-        assert!(e.contains("Manifest.json: it is missing"), "{e}");
-        #[cfg(not(feature = "coreml"))]
-        assert!(e.contains("without Core ML"), "{e}");
+        assert!(e.contains("a folder that no linked backend knows"), "{e}");
+        assert!(matches!(kind(Path::new("m.pt2")), Ok(Kind::Exported)));
+    }
+
+    #[cfg(feature = "coreml")]
+    #[test]
+    fn packages_are_told_by_name_and_by_manifest() {
+        let is_package = |path: &Path| matches!(kind(path), Ok(Kind::Artifact(b, f)) if (b.name(), f.extension) == ("coreml", "mlpackage"));
+        assert!(is_package(Path::new("m.MLPackage")));
+        let e = import(Path::new("nowhere.mlpackage")).unwrap_err();
+        assert_eq!(e.to_string(), "nowhere.mlpackage: there is no such folder");
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("Manifest.json"), "{}").unwrap();
+        assert!(is_package(dir.path()));
+        let e = exported(dir.path()).unwrap_err();
+        assert!(e.exit_code() == 2 && e.to_string().contains("is an .mlpackage"), "{e}");
     }
 
     /// A manifest that points outside its folder leads nowhere.

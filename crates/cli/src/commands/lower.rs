@@ -7,7 +7,7 @@ use crate::error::CliError;
 use crate::output::{check_folder, check_writable, write_file, write_folder};
 use crate::report::Report;
 use lowbit_core::Registry;
-use lowbit_core::backend::{Artifact, Backend, Lowering, Options};
+use lowbit_core::backend::{Artifact, Backend, Format, Lowering, Options};
 use lowbit_core::flow::{Converted, lower, package};
 use lowbit_core::ir::Program;
 use lowbit_core::passes::{FoldConstants, Pipeline};
@@ -17,7 +17,7 @@ use std::path::Path;
 pub fn run(args: &Lower) -> Result<(), CliError> {
     let backend = Registry::linked()?.get(&args.target.backend)?;
     let lowering = backend.lowering(&options(&args.target))?;
-    let out = Output::of(&args.out, backend, &*lowering)?;
+    let out = Output::of(&args.out, backend)?;
     args.report.as_deref().map(check_writable).transpose()?;
     let mut report = Report { backend: backend.name().into(), ..Report::default() };
     let mut timer = Timer::start();
@@ -37,39 +37,37 @@ pub(super) fn options(target: &Target) -> Options {
 /// What is to be written.
 pub(super) struct Output<'a> {
     path: &'a Path,
-    /// The kind of the backend's own file; `None`: an ExecuTorch program.
-    kind: Option<&'static str>,
+    /// The format of the backend's own file; `None`: an ExecuTorch program.
+    format: Option<&'static Format>,
 }
 
 impl<'a> Output<'a> {
     /// Chooses by the extension, and checks that the place can be written to.
-    pub fn of(path: &'a Path, backend: &dyn Backend, lowering: &dyn Lowering) -> Result<Self, CliError> {
+    pub fn of(path: &'a Path, backend: &dyn Backend) -> Result<Self, CliError> {
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-        let kind = lowering.artifacts().iter().find(|k| k.eq_ignore_ascii_case(extension)).copied();
-        match kind {
-            Some(_) => check_folder(path, "Manifest.json")?,
+        let of = |b: &dyn Backend| b.formats().iter().find(|f| f.extension.eq_ignore_ascii_case(extension));
+        let format = of(backend);
+        match format.and_then(|f| f.mark) {
+            Some(mark) => check_folder(path, mark)?,
             None => check_writable(path)?,
         }
-        if kind.is_none() && FOLDERS.iter().any(|k| k.eq_ignore_ascii_case(extension)) {
+        if format.is_none() && Registry::linked()?.iter().any(|other| of(other).is_some()) {
             let name = backend.name();
             return Err(CliError::Usage(format!(
                 "backend {name} makes no .{extension}; give --out MODEL.pte"
             )));
         }
-        Ok(Output { path, kind })
+        Ok(Output { path, format })
     }
 
     /// Refuses inputs that the file cannot have, before any work is done.
     pub fn check_inputs(&self, program: &Program) -> Result<(), CliError> {
-        match self.kind {
+        match self.format {
             Some(_) => Ok(()),
             None => Ok(lowbit_pte::check_inputs(program)?),
         }
     }
 }
-
-/// Extensions that say what a file is, whichever backend makes such.
-const FOLDERS: &[&str] = &["mlpackage"];
 
 /// Lowers what conversion made, and writes it.
 pub(super) fn lower_and_write(
@@ -93,8 +91,8 @@ fn write_lowered(
     let executor = CpuExecutor::default();
     let fold = FoldConstants { executor: &executor };
     Pipeline::run_one(&fold, &mut program).map_err(lowbit_core::flow::Error::from)?;
-    if let Some(kind) = out.kind {
-        let packaged = package(program, lowering, kind).map_err(lowbit_core::flow::Error::from)?;
+    if let Some(format) = out.format {
+        let packaged = package(program, lowering, format).map_err(lowbit_core::flow::Error::from)?;
         report.add_nodes(&packaged.nodes, converted);
         match &packaged.artifact {
             Artifact::File(bytes) => write_file(out.path, bytes)?,

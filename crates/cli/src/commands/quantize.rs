@@ -32,7 +32,7 @@ pub fn run(args: &Quantize, quiet: bool) -> Result<(), CliError> {
         let what = "there is nothing to write: give --out MODEL.pte, --save-quantized Q.pt2, or both";
         return Err(CliError::Usage(what.into()));
     }
-    let out = args.out.as_deref().map(|path| Output::of(path, backend, &*lowering)).transpose()?;
+    let out = args.out.as_deref().map(|path| Output::of(path, backend)).transpose()?;
     args.save_quantized.as_deref().map(check_writable).transpose()?;
     args.report.as_deref().map(check_writable).transpose()?;
     let calibration = Dataset::open(&args.calibrate, None)?;

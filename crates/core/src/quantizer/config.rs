@@ -97,6 +97,17 @@ impl Scope {
         Scope::Where(Predicate(Arc::new(picks)))
     }
 
+    /// The scope that an option of a backend names: `module-name:PATH`, `module-type:TYPE`, `operator:NAME`. `None` for
+    /// options of other kinds.
+    pub fn of_option(option: &str) -> Option<Self> {
+        match option.split_once(':')? {
+            ("module-name", path) => Some(Scope::ModuleName(path.into())),
+            ("module-type", name) => Some(Scope::ModuleType(name.into())),
+            ("operator", name) => Some(Scope::Operator(name.into())),
+            _ => None,
+        }
+    }
+
     /// Modules by a glob: `encoder.*.attn`.
     ///
     /// # Errors

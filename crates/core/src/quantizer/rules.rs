@@ -341,7 +341,10 @@ impl Quantizer for RuleQuantizer {
                     }
                     match annotate(rule, &Match { program, nodes: &nodes }, &setting.config, out) {
                         Ok(()) => out.claim(&nodes),
-                        Err(why) => out.leave(first, why),
+                        Err(why) => match self.unfit.get(&first) {
+                            Some(unfit) => out.leave(first, format!("{unfit}, and otherwise: {why}")),
+                            None => out.leave(first, why),
+                        },
                     }
                 }
             }

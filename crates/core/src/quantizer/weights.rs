@@ -14,10 +14,11 @@
 
 use super::chooser::{Chooser, Weight};
 use super::intx::{Intx, least_normal};
+use super::layer::Layer;
 use super::{NodeFilter, Quantizer, Scope};
 use crate::dtype::DType;
 use crate::ir::{Key, NodeId, Program, ValueId};
-use crate::ops::{self, OpDef};
+use crate::ops;
 use crate::passes::{PassError, Pipeline, Recompose, fold_constants};
 use crate::quant::{
     Annotations, Blocks, Codebook, Mapping, ObserverKind, QRange, QuantError, QuantSpec, Site, Spec,
@@ -47,35 +48,6 @@ pub enum WeightConfig {
         activations: bool,
     },
 }
-
-/// A layer with a weight: the argument it is in, and the axes of its output and input channels.
-struct Layer {
-    op: &'static OpDef,
-    arg: usize,
-    axes: [u32; 2],
-}
-
-const fn layer(op: &'static OpDef) -> Layer {
-    Layer { op, arg: 1, axes: [0, 1] }
-}
-
-const fn transposed(op: &'static OpDef) -> Layer {
-    Layer { op, arg: 1, axes: [1, 0] }
-}
-
-static LAYERS: &[Layer] = &[
-    layer(&ops::LINEAR),
-    layer(&ops::CONV1D),
-    layer(&ops::CONV1D_PADDING),
-    layer(&ops::CONV2D),
-    layer(&ops::CONV2D_PADDING),
-    layer(&ops::CONV3D),
-    layer(&ops::CONV3D_PADDING),
-    transposed(&ops::CONV_TRANSPOSE1D),
-    transposed(&ops::CONV_TRANSPOSE2D),
-    transposed(&ops::CONV_TRANSPOSE3D),
-    Layer { op: &ops::EMBEDDING, arg: 0, axes: [0, 1] },
-];
 
 /// What is set for a scope.
 #[derive(Clone, Debug)]
@@ -152,10 +124,10 @@ impl WeightQuantizer {
         if let WeightConfig::Half { dtype, activations } = *config {
             return half(program, n, dtype, activations, fixed);
         }
-        let layer = LAYERS.iter().find(|l| l.op == node.op()).ok_or("it has no weight")?;
-        let weight = ops::views::value(node.arg(layer.arg)).ok_or("it has no weight")?;
+        let layer = Layer::of(node).ok_or("it has no weight")?;
+        let weight = layer.weight(node).ok_or("it has no weight")?;
         let slot = node.slot_of_arg(layer.arg).ok_or("it has no weight")?;
-        let [output_axis, input_axis] = layer.axes;
+        let Layer { output_axis, input_axis, .. } = *layer;
         let ty = g.ty(weight);
         if !fixed[weight.index()] {
             return Err("its weight is computed from inputs".into());

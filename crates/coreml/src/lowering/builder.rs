@@ -66,22 +66,23 @@ pub struct Builder<'a> {
 impl<'a> Builder<'a> {
     /// An empty function.
     pub fn new(program: &'a Program, settings: &'a Settings) -> Self {
+        let values = vec![None; program.graph.table_sizes().1];
+        Builder { values, rehearsal: false, ..Builder::rehearsal(program, settings) }
+    }
+
+    /// A function that only finds out whether operators can be expressed: every value is there already.
+    pub fn rehearsal(program: &'a Program, settings: &'a Settings) -> Self {
         let function = Function { opset: settings.target.opset().into(), ..Function::default() };
         Builder {
             program,
             settings,
             float: settings.float(),
             function,
-            values: vec![None; program.graph.table_sizes().1],
+            values: vec![],
             constants: HashMap::new(),
             names: BTreeSet::new(),
-            rehearsal: false,
+            rehearsal: true,
         }
-    }
-
-    /// A function that only finds out whether operators can be expressed: every value is there already.
-    pub fn rehearsal(program: &'a Program, settings: &'a Settings) -> Self {
-        Builder { rehearsal: true, ..Builder::new(program, settings) }
     }
 
     /// Whether operators are only tried.

@@ -7,17 +7,14 @@ mod ranks;
 
 pub use builder::{Builder, Emitted, In, Var};
 
-use crate::mil::{DType, Program as Mil};
+use crate::mil::Program as Mil;
 use crate::package::{Border, Package, payload};
 use crate::settings::UNITS;
 use crate::{NAME, Precision, Settings};
-use lowbit_core::backend::{Artifact, BackendError, Blob, Claim, Lowering};
+use lowbit_core::backend::{Artifact, BackendError, Blob, Claim, Format, Lowering};
 use lowbit_core::dtype::DType as CoreType;
 use lowbit_core::ir::{Def, MutationTarget, NodeId, Program, ValueId};
 use lowbit_core::passes::Pipeline;
-
-/// The kind of file that holds a whole model.
-const MLPACKAGE: &str = "mlpackage";
 
 /// The lowering to Core ML.
 #[derive(Clone, Debug, Default)]
@@ -65,11 +62,7 @@ impl Lowering for CoreMl {
         Ok(Blob { bytes: payload::of(&package), compile_specs, named_data: vec![] })
     }
 
-    fn artifacts(&self) -> &'static [&'static str] {
-        &[MLPACKAGE]
-    }
-
-    fn artifact(&self, program: &Program, _kind: &str) -> Result<Artifact, BackendError> {
+    fn artifact(&self, program: &Program, _format: &Format) -> Result<Artifact, BackendError> {
         Ok(Artifact::Folder(build(program, &self.settings, true)?.files()))
     }
 }
@@ -174,15 +167,5 @@ fn together(program: &Program, node: NodeId) -> Result<Vec<NodeId>, String> {
     Ok(with)
 }
 
-/// Types that Core ML's tensors have at most so many dimensions of.
+/// The most dimensions that Core ML's tensors have.
 pub const MAX_RANK: usize = 5;
-
-/// The element type of quantized activations, and the shift of zero point, that Apple's own passes leave: unsigned ones around
-/// 128 become signed ones around 0, which the neural engine likes better.
-pub fn nullified(dtype: CoreType, zero_point: i64) -> (DType, i64) {
-    match (dtype, zero_point) {
-        (CoreType::U8, 128) => (DType::I8, 0),
-        (CoreType::U8, z) => (DType::U8, z),
-        (_, z) => (DType::I8, z),
-    }
-}

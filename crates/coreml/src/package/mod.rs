@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 
 const MODEL: &str = "Data/com.apple.CoreML/model.mlmodel";
 const WEIGHTS: &str = "Data/com.apple.CoreML/weights/weight.bin";
-const MANIFEST: &str = "Manifest.json";
+pub(crate) const MANIFEST: &str = "Manifest.json";
 
 /// A model as Core ML stores it.
 #[derive(Clone, Debug, PartialEq)]

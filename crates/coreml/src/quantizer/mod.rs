@@ -38,7 +38,7 @@ use crate::NAME;
 use lowbit_core::backend::{BackendError, Options};
 use lowbit_core::passes::{Pipeline, ProductsToLinear, Recompose};
 use lowbit_core::quantizer::{Composed, OpConfig, Quantizer, RuleQuantizer, Scope, WeightQuantizer};
-use options::{Recipes, scope};
+use options::Recipes;
 
 /// A quantizer with the rules of ExecuTorch's and nothing configured yet.
 pub fn quantizer() -> RuleQuantizer {
@@ -66,7 +66,7 @@ pub fn with_options(name: &str, options: &Options) -> Result<Box<dyn Quantizer>,
     let mut names = vec![name];
     // Backwards, so that of two modules, one inside the other, the inner one comes first.
     for (option, value) in options.iter().rev() {
-        let Some(scope) = scope(option) else { continue };
+        let Some(scope) = Scope::of_option(option) else { continue };
         if value == "float" {
             parts.push((scope, None));
             continue;

@@ -15,19 +15,9 @@ pub(crate) const NAMES: &str = "scheme, weight-dtype, weight-granularity, activa
                                 group-size, block-size, weight-threshold, lut-granularity, channel-group-size, channel-axis, \
                                 module-name:PATH, module-type:TYPE, operator:NAME";
 
-/// The part of a program that an option is for.
-pub(super) fn scope(option: &str) -> Option<Scope> {
-    match option.split_once(':')? {
-        ("module-name", path) => Some(Scope::ModuleName(path.into())),
-        ("module-type", name) => Some(Scope::ModuleType(name.into())),
-        ("operator", name) => Some(Scope::Operator(name.into())),
-        _ => None,
-    }
-}
-
 /// Whether the quantizer has an option of this name.
 pub fn is_option(option: &str) -> bool {
-    scope(option).is_some() || NAMES.split(", ").any(|name| name == option)
+    Scope::of_option(option).is_some() || NAMES.split(", ").any(|name| name == option)
 }
 
 type Read = fn(&str) -> Result<Change, String>;

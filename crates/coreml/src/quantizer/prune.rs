@@ -4,10 +4,9 @@ use lowbit_core::Tensor;
 use lowbit_core::dtype::DType;
 use lowbit_core::flow::Prepared;
 use lowbit_core::ir::{ConstId, Def, NodeId, Program};
-use lowbit_core::ops::{self, OpDef, views};
 use lowbit_core::passes::{Pass, PassError, PassFailure, Pipeline};
 use lowbit_core::quant::{Annotations, QuantError, Site};
-use lowbit_core::quantizer::{NodeFilter, Quantizer};
+use lowbit_core::quantizer::{Layer, NodeFilter, Quantizer};
 use std::collections::BTreeSet;
 
 /// A quantizer that first makes a share of each large weight zero: the elements that are smallest (magnitude pruning).
@@ -18,21 +17,6 @@ pub struct Pruned {
     /// The share of elements that become zero.
     pub share: f64,
 }
-
-/// Layers with a weight, and the argument it is in.
-static LAYERS: &[(&OpDef, usize)] = &[
-    (&ops::LINEAR, 1),
-    (&ops::CONV1D, 1),
-    (&ops::CONV1D_PADDING, 1),
-    (&ops::CONV2D, 1),
-    (&ops::CONV2D_PADDING, 1),
-    (&ops::CONV3D, 1),
-    (&ops::CONV3D_PADDING, 1),
-    (&ops::CONV_TRANSPOSE1D, 1),
-    (&ops::CONV_TRANSPOSE2D, 1),
-    (&ops::CONV_TRANSPOSE3D, 1),
-    (&ops::EMBEDDING, 0),
-];
 
 #[derive(Debug)]
 struct Prune(f64);
@@ -46,8 +30,7 @@ impl Pass for Prune {
         let g = &program.graph;
         let weight = |n: NodeId| {
             let node = g.node(n);
-            let &(_, arg) = LAYERS.iter().find(|(op, _)| *op == node.op())?;
-            match g.value(views::value(node.arg(arg))?).def() {
+            match g.value(Layer::of(node)?.weight(node)?).def() {
                 Def::Const(c) => Some(c),
                 _ => None,
             }

@@ -10,19 +10,9 @@ use std::sync::Arc;
 const NAMES: &str = "activation-range, weight-range, group-size, embedding, embedding-group-size, embedding-mapping, \
                      module-name:PATH, module-type:TYPE, operator:NAME";
 
-/// The part of a program that an option is for.
-fn scope(option: &str) -> Option<Scope> {
-    match option.split_once(':')? {
-        ("module-name", path) => Some(Scope::ModuleName(path.into())),
-        ("module-type", name) => Some(Scope::ModuleType(name.into())),
-        ("operator", name) => Some(Scope::Operator(name.into())),
-        _ => None,
-    }
-}
-
 /// Whether the quantizer has an option of this name.
 pub fn is_option(option: &str) -> bool {
-    scope(option).is_some() || NAMES.split(", ").any(|name| name == option)
+    Scope::of_option(option).is_some() || NAMES.split(", ").any(|name| name == option)
 }
 
 /// The options given, read one by one.
@@ -65,7 +55,8 @@ impl Reader<'_> {
 
     /// Refuses options that change nothing here.
     fn check(&self, recipe: &str) -> Result<(), BackendError> {
-        let scoped = self.options.iter().filter(|(o, _)| scope(o).is_some()).map(|(_, recipe)| &**recipe);
+        let scoped =
+            self.options.iter().filter(|(o, _)| Scope::of_option(o).is_some()).map(|(_, recipe)| &**recipe);
         let recipes: Vec<&str> = scoped.chain([recipe]).collect();
         let any = |is: &dyn Fn(&str) -> bool| recipes.iter().any(|r| is(r));
         let has = |option: &str| self.options.contains_key(option);
@@ -143,7 +134,7 @@ pub fn with_options(
     q = q.set(Scope::Global, global.config());
     let mut embedding = reader.embedding()?;
     for (option, value) in options {
-        let Some(scope) = scope(option) else { continue };
+        let Some(scope) = Scope::of_option(option) else { continue };
         if value != "float" {
             let known = || known().collect::<Vec<_>>().join(", ");
             let wrong = || reader.bad(option, format!("{value:?} is neither float nor one of {}", known()));

@@ -37,9 +37,11 @@ pub static RULES: &[Rule] = &[
     rule("linear_relu", &[LINEAR, RELU], layer),
     dynamic(rule("linear", &[LINEAR], linear)),
     rule("conv_relu", &[CONV, RELU], layer),
-    dynamic(rule("conv", &[CONV], conv)),
+    dynamic(rule("conv", &[CONV], |m, how, out| relu_takes_it(m, how).and_then(|()| conv(m, how, out)))),
     rule("conv_transpose_relu", &[CONV_TRANSPOSE, RELU], conv_transpose),
-    dynamic(rule("conv_transpose", &[CONV_TRANSPOSE], conv_transpose)),
+    dynamic(rule("conv_transpose", &[CONV_TRANSPOSE], |m, how, out| {
+        relu_takes_it(m, how).and_then(|()| conv_transpose(m, how, out))
+    })),
     rule("adaptive_avg_pool2d", &[POOL], pool),
     rule("add_relu", &[ADD, RELU], binary),
     rule("add", &[ADD], binary),
@@ -101,7 +103,7 @@ pub(super) fn linear(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Ou
 
 pub(super) fn conv(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
     if how.is_dynamic() {
-        only_plain_conv2d(m)?;
+        only_conv2d(m)?;
         let weight = m.shape(1).unwrap_or_default();
         if weight.get(1) == Some(&1) {
             return Err("XNNPACK has no depthwise convolution with ranges taken while running".into());
@@ -173,14 +175,18 @@ pub(super) fn eight_bits(how: &OpConfig) -> Outcome {
     }
 }
 
-fn only_plain_conv2d(m: &Match<'_>) -> Outcome {
-    let g = &m.program.graph;
-    if m.value(1).is_some_and(|w| g.ty(w).rank() != 4) {
-        return Err("XNNPACK takes ranges while running only for convolutions over two dimensions".into());
+fn only_conv2d(m: &Match<'_>) -> Outcome {
+    match m.value(1).is_some_and(|w| m.program.graph.ty(w).rank() != 4) {
+        true => Err("XNNPACK takes ranges while running only for convolutions over two dimensions".into()),
+        false => Ok(()),
     }
-    let result = g.value(g.node(m.last()).output());
-    match result.uses() {
-        [u] if *g.node(u.node).op() == ops::RELU => {
+}
+
+/// The reference keeps what a relu follows for its rule with relu, which is not dynamic.
+fn relu_takes_it(m: &Match<'_>, how: &OpConfig) -> Outcome {
+    let g = &m.program.graph;
+    match g.value(g.node(m.last()).output()).uses() {
+        [u] if how.is_dynamic() && *g.node(u.node).op() == ops::RELU => {
             Err("dynamic recipes leave a convolution that feeds a relu in floating point".into())
         }
         _ => Ok(()),
@@ -194,7 +200,7 @@ pub(super) fn conv_transpose(m: &Match<'_>, how: &OpConfig, out: &mut Annotation
         return Err("XNNPACK quantizes transposed convolutions of one group only".into());
     }
     if how.is_dynamic() {
-        only_plain_conv2d(m)?;
+        only_conv2d(m)?;
     }
     eight_bits(how)?;
     let mut weight = how.weight.clone();

@@ -9,7 +9,7 @@ mod loops;
 mod outline;
 mod regions;
 
-use crate::backend::{Artifact, BackendError, Blob, Claim, Lowering};
+use crate::backend::{Artifact, BackendError, Blob, Claim, Format, Lowering};
 use crate::ir::{Key, ModuleStack, NodeId, Program};
 use crate::ops::{self, InferError};
 use crate::passes::PassError;
@@ -95,7 +95,7 @@ pub enum LowerError {
     #[error(transparent)]
     Backend(#[from] BackendError),
     /// Nodes that a backend leaves, though all were asked for.
-    #[error("{backend} leaves {} nodes, and all were to go there; change the model, quantize it otherwise, or write a .pte, which runs them outside:\n  {}", .nodes.len(), .nodes.join("\n  "))]
+    #[error("{backend} leaves {} nodes, and all were to go there; change the model, quantize it otherwise, or ask for a .pte that need not be whole, which runs them outside:\n  {}", .nodes.len(), .nodes.join("\n  "))]
     Outside {
         /// The delegate.
         backend: &'static str,
@@ -122,11 +122,15 @@ pub fn lower(program: Program, backends: &[&dyn Lowering]) -> Result<Lowered, Lo
     lower_from(program, backends, 0)
 }
 
-/// A whole program as a file of its own, of one of the backend's [kinds](Lowering::artifacts).
+/// A whole program as a file of its own, of one of the backend's [formats](crate::backend::Backend::formats).
 ///
 /// # Errors
 /// [`LowerError::Outside`] lists the nodes that the backend does not take; it may also fail on the program as a whole.
-pub fn package(mut program: Program, backend: &dyn Lowering, kind: &str) -> Result<Packaged, LowerError> {
+pub fn package(
+    mut program: Program,
+    backend: &dyn Lowering,
+    format: &Format,
+) -> Result<Packaged, LowerError> {
     backend.passes().run(&mut program)?;
     let g = &program.graph;
     let left = g.nodes().filter_map(|n| match backend.claim(&program, n) {
@@ -137,7 +141,7 @@ pub fn package(mut program: Program, backend: &dyn Lowering, kind: &str) -> Resu
     if !left.is_empty() {
         return Err(LowerError::Outside { backend: backend.delegate_id(), nodes: left });
     }
-    let artifact = backend.artifact(&program, kind)?;
+    let artifact = backend.artifact(&program, format)?;
     Ok(Packaged { artifact, nodes: placements(&program, |_| Place::Delegate(0)) })
 }
 

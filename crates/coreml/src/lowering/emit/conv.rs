@@ -15,9 +15,11 @@ pub static TABLE: Table = &[
     (&ops::CONV1D_PADDING, conv),
     (&ops::CONV2D_PADDING, conv),
     (&ops::CONV3D_PADDING, conv),
-    (&ops::CONV_TRANSPOSE1D, transposed),
-    (&ops::CONV_TRANSPOSE2D, transposed),
-    (&ops::CONV_TRANSPOSE3D, transposed),
+    (&ops::CONV_TRANSPOSE1D, conv_transpose),
+    (&ops::CONV_TRANSPOSE2D, conv_transpose),
+    (&ops::CONV_TRANSPOSE3D, conv_transpose),
+    // What the others are decomposed to when they cannot be expressed, and then this says why.
+    (&ops::CONVOLUTION, convolution),
 ];
 
 /// Input, weight and bias, and the number of dimensions that are convolved over. Biases are constants, and so are weights.
@@ -51,8 +53,22 @@ pub(super) fn batched(
     reshape(b, y, ty.shape)
 }
 
+/// How a kernel moves: a number for each dimension that is convolved over.
+struct Moves {
+    stride: Vec<i64>,
+    /// At the start and the end of each.
+    pads: Vec<i64>,
+    dilation: Vec<i64>,
+    groups: i32,
+}
+
+/// The same at both ends.
+fn both(padding: Vec<i64>) -> Vec<i64> {
+    padding.into_iter().flat_map(|p| [p, p]).collect()
+}
+
 fn conv(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Var>> {
-    let (x, w, bias, dims) = operands(b, n)?;
+    let (_, w, _, dims) = operands(b, n)?;
     let (stride, dilation) = (widened(n, 3, dims, &[])?, widened(n, 5, dims, &[])?);
     // "same" puts the odd one at the end in PyTorch, and so do Core ML's pads.
     let pads = match n.arg(4) {
@@ -66,10 +82,34 @@ fn conv(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Var>> {
             total.flat_map(|t| [t / 2, t - t / 2]).collect()
         }
         Arg::Str(_) => vec![0; 2 * dims],
-        _ => widened(n, 4, dims, &[])?.iter().flat_map(|&p| [p, p]).collect(),
+        _ => both(widened(n, 4, dims, &[])?),
     };
-    let groups = int(n, 6)? as i32;
-    let (stride, pads, dilation) = (narrow(&stride)?, narrow(&pads)?, narrow(&dilation)?);
+    forward(b, n, &Moves { stride, pads, dilation, groups: int(n, 6)? as i32 })
+}
+
+fn conv_transpose(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Var>> {
+    let dims = operands(b, n)?.3;
+    let [stride, padding, extra, dilation] = [3, 4, 5, 7].map(|i| widened(n, i, dims, &[]));
+    let moves =
+        Moves { stride: stride?, pads: both(padding?), dilation: dilation?, groups: int(n, 6)? as i32 };
+    backward(b, n, &moves, &extra?)
+}
+
+fn convolution(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Var>> {
+    let dims = operands(b, n)?.3;
+    let [stride, padding, dilation] = [3, 4, 5].map(|i| widened(n, i, dims, &[]));
+    let moves =
+        Moves { stride: stride?, pads: both(padding?), dilation: dilation?, groups: int(n, 8)? as i32 };
+    match n.arg(6) {
+        Arg::Bool(true) => backward(b, n, &moves, &widened(n, 7, dims, &[])?),
+        _ => forward(b, n, &moves),
+    }
+}
+
+fn forward(b: &mut Builder<'_>, n: &Node, moves: &Moves) -> Emitted<Vec<Var>> {
+    let (x, w, bias, dims) = operands(b, n)?;
+    let [stride, pads, dilation] = [&moves.stride, &moves.pads, &moves.dilation].map(|l| narrow(l));
+    let (stride, pads, dilation) = (stride?, pads?, dilation?);
     batched(b, x, dims + 2, out(b, n)?, |b, x, ty| {
         let mut inputs: Vec<(&str, In)> = vec![
             ("x", x.into()),
@@ -78,7 +118,7 @@ fn conv(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Var>> {
             ("pad_type", "custom".into()),
             ("pad", pads.into()),
             ("dilations", dilation.into()),
-            ("groups", groups.into()),
+            ("groups", moves.groups.into()),
         ];
         inputs.extend(bias.map(|v| ("bias", In::Var(v))));
         b.op("conv", inputs, ty)
@@ -87,16 +127,14 @@ fn conv(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Var>> {
 }
 
 /// What PyTorch adds at the end of the result (`output_padding`) is cut there less; what goes beyond is zero before the bias.
-fn transposed(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Var>> {
+fn backward(b: &mut Builder<'_>, n: &Node, moves: &Moves, extra: &[i64]) -> Emitted<Vec<Var>> {
     let (x, w, bias, dims) = operands(b, n)?;
-    let [stride, pads, extra] =
-        [widened(n, 3, dims, &[])?, widened(n, 4, dims, &[])?, widened(n, 5, dims, &[])?];
-    let dilation = widened(n, 7, dims, &[])?;
-    let around: Vec<i64> = pads.iter().zip(&extra).flat_map(|(&p, &e)| [p, (p - e).max(0)]).collect();
-    let missing: Vec<i64> = pads.iter().zip(&extra).map(|(&p, &e)| (e - p).max(0)).collect();
+    let ends = moves.pads.chunks_exact(2).map(|p| (p[0], p[1])).zip(extra);
+    let around: Vec<i64> = ends.clone().flat_map(|((p, end), &e)| [p, (end - e).max(0)]).collect();
+    let missing: Vec<i64> = ends.map(|((_, end), &e)| (e - end).max(0)).collect();
     let whole = missing.iter().all(|&m| m == 0);
-    let groups = int(n, 6)? as i32;
-    let (stride, around, dilation) = (narrow(&stride)?, narrow(&around)?, narrow(&dilation)?);
+    let [stride, around, dilation] = [&moves.stride, &around, &moves.dilation].map(|l| narrow(l));
+    let (stride, around, dilation) = (stride?, around?, dilation?);
     let ends = narrow(&missing)?;
     batched(b, x, dims + 2, out(b, n)?, |b, x, ty| {
         let mut made = ty.clone();
@@ -110,7 +148,7 @@ fn transposed(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Var>> {
             ("pad_type", "custom".into()),
             ("pad", around.into()),
             ("dilations", dilation.into()),
-            ("groups", groups.into()),
+            ("groups", moves.groups.into()),
         ];
         if whole {
             inputs.extend(bias.map(|v| ("bias", In::Var(v))));

@@ -6,9 +6,8 @@
 use super::weight::{Weight, affine, codebook, per_channel, per_group, width};
 use super::{Emitted, Table, number, out};
 use crate::Target;
-use crate::lowering::builder::{Builder, Var};
-use crate::lowering::nullified;
-use crate::mil::Constant;
+use crate::lowering::builder::{Builder, In, Var};
+use crate::mil::{Constant, DType};
 use lowbit_core::dtype::DType as CoreType;
 use lowbit_core::ir::{Arg as CoreArg, Node};
 use lowbit_core::ops::{self, OpDef};
@@ -40,18 +39,35 @@ fn whole_range(n: &Node) -> Emitted<CoreType> {
     }
 }
 
-fn quantize(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Var>> {
+/// The element type of quantized activations, and the zero point, that Apple's own passes leave: unsigned ones around 128
+/// become signed ones around 0, which the neural engine likes better.
+fn nullified(dtype: CoreType, zero_point: i64) -> (DType, i64) {
+    match (dtype, zero_point) {
+        (CoreType::U8, 128) => (DType::I8, 0),
+        (CoreType::U8, z) => (DType::U8, z),
+        (_, z) => (DType::I8, z),
+    }
+}
+
+/// The arguments that `quantize` and `dequantize` share, with the type of the integers: `x`, and the parameters, the scale in
+/// the type of the floats.
+fn parameters(b: &Builder<'_>, n: &Node, x: &Var, float: DType) -> Emitted<(DType, Vec<(&'static str, In)>)> {
     if b.settings.target < Target::Ios17 {
         return Err("Core ML quantizes activations from target ios17 on".into());
     }
-    let x = b.arg(n, 0)?;
     let (dtype, zero_point) = nullified(whole_range(n)?, super::int(n, 2)?);
-    let scale = Constant::float(x.ty.dtype, number(n, 1)? as f32);
-    let mut inputs =
-        vec![("input", (&x).into()), ("scale", scale.into()), ("output_dtype", dtype.name().into())];
+    let scale = Constant::float(float, number(n, 1)? as f32);
+    let mut inputs = vec![("input", x.into()), ("scale", scale.into())];
     if zero_point != 0 {
         inputs.push(("zero_point", Constant::new(dtype, [0i64; 0], vec![zero_point as u8]).into()));
     }
+    Ok((dtype, inputs))
+}
+
+fn quantize(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Var>> {
+    let x = b.arg(n, 0)?;
+    let (dtype, mut inputs) = parameters(b, n, &x, x.ty.dtype)?;
+    inputs.push(("output_dtype", dtype.name().into()));
     Ok(vec![b.op("quantize", inputs, x.ty.with(dtype))])
 }
 
@@ -68,15 +84,7 @@ fn dequantize(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Var>> {
         };
         return Ok(vec![w.emit(b, ty)?]);
     }
-    if b.settings.target < Target::Ios17 {
-        return Err("Core ML quantizes activations from target ios17 on".into());
-    }
     let x = b.arg(n, 0)?;
-    let (dtype, zero_point) = nullified(whole_range(n)?, super::int(n, 2)?);
-    let scale = Constant::float(ty.dtype, number(n, 1)? as f32);
-    let mut inputs = vec![("input", (&x).into()), ("scale", scale.into())];
-    if zero_point != 0 {
-        inputs.push(("zero_point", Constant::new(dtype, [0i64; 0], vec![zero_point as u8]).into()));
-    }
+    let (_, inputs) = parameters(b, n, &x, ty.dtype)?;
     Ok(vec![b.op("dequantize", inputs, ty)])
 }

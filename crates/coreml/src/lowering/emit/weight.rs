@@ -9,6 +9,7 @@ use lowbit_core::Tensor;
 use lowbit_core::dtype::DType as CoreType;
 use lowbit_core::ir::{Arg as CoreArg, Node};
 use lowbit_core::ops;
+use std::borrow::Cow;
 
 /// Bits that hold the integers of a range.
 pub(super) fn width(min: i64, max: i64) -> u32 {
@@ -188,15 +189,24 @@ fn widened<'a>(b: &Builder<'a>, n: &Node) -> Option<&'a Tensor> {
     if *cast.op() == ops::TO_COPY { b.frozen(cast, 0) } else { None }
 }
 
+/// Indices as bytes, in whichever type of integers the program has them.
+fn indices(codes: &Tensor) -> Emitted<Cow<'_, [u8]>> {
+    if let Some(bytes) = codes.as_slice::<u8>() {
+        return Ok(Cow::Borrowed(bytes));
+    }
+    let wide = codes.as_slice::<i32>().map(|c| c.iter().map(|&i| i as u8).collect());
+    let wider = || codes.as_slice::<i64>().map(|c| c.iter().map(|&i| i as u8).collect());
+    wide.or_else(wider).ok_or_else(|| format!("Core ML has no indices of {}", codes.dtype()))
+}
+
 /// Indices of what is not zero, where zeros are many: what a table, the only one, holds zero for.
-fn nonzero_codes(b: &Builder<'_>, codes: &Tensor, tables: &Tensor) -> Option<(Kept, Vec<u8>)> {
+fn nonzero_codes(b: &Builder<'_>, codes: &[u8], tables: &Tensor) -> Option<(Kept, Vec<u8>)> {
     if b.is_rehearsal() || b.settings.sparsity.is_none() || tables.numel() > 256 {
         return None;
     }
     let table = tables.to_f32();
-    let codes: Vec<u8> = codes.to_f64().iter().map(|&x| x as u8).collect();
     let kept = Kept::find(codes.len(), |i| table.get(usize::from(codes[i])).is_none_or(|&x| x != 0.0))?;
-    let values = kept.of(&codes);
+    let values = kept.of(codes);
     Some((kept, values))
 }
 
@@ -209,10 +219,12 @@ pub(super) fn codebook(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Var>> {
     let dtype = DType::unsigned(bits).filter(|d| d.bits() <= 8);
     let dtype = dtype.ok_or_else(|| format!("Core ML has tables of 1, 2, 3, 4, 6 and 8 bits, not {bits}"))?;
     let shape = codes.shape();
-    let packed = if b.is_rehearsal() { vec![] } else { pack(codes.to_f64().iter().map(|&x| x as u8), bits) };
+    let codes = indices(codes)?;
+    let rehearsal = b.is_rehearsal();
+    let packed = || if rehearsal { vec![] } else { pack(codes.iter().copied(), bits) };
     if b.settings.target >= Target::Ios18 {
         let lut = b.tensor(tables)?;
-        if let Some((kept, values)) = nonzero_codes(b, codes, tables) {
+        if let Some((kept, values)) = nonzero_codes(b, &codes, tables) {
             let inputs = vec![
                 ("indices_mask", Arg::Const(kept.mask(shape))),
                 (
@@ -224,7 +236,7 @@ pub(super) fn codebook(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Var>> {
             return Ok(vec![dense(b, "constexpr_lut_to_sparse", inputs, &kept, ty)]);
         }
         let inputs = vec![
-            ("indices", Arg::Const(Constant::new(dtype, shape.iter().copied(), packed))),
+            ("indices", Arg::Const(Constant::new(dtype, shape.iter().copied(), packed()))),
             ("lut", Arg::Const(lut)),
         ];
         return Ok(b.with_constants("constexpr_lut_to_dense", inputs, vec![ty]));
@@ -235,6 +247,7 @@ pub(super) fn codebook(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Var>> {
             "Core ML has several tables for a weight, and tables of 8 values, from target ios18 on".into()
         );
     }
+    let packed = packed();
     let sizes: Vec<u8> = shape.iter().flat_map(|&d| (d as u32).to_le_bytes()).collect();
     let attributes = vec![
         ("indices", Constant::new(DType::U8, [packed.len()], packed)),
