@@ -116,7 +116,7 @@ def conv_transpose(a):
         # More than there is: the far end has no contributions.
         full = F.pad(full.movedim(2 + axis, -1), (0, max(0, before + length - size))).narrow(-1, before, length).movedim(-1, 2 + axis)
     if present(a, "bias"):
-        full = full + tensor(along(full, 1, a["bias"]))
+        full = full + tensor(along(full.numpy(), 1, a["bias"]))
     return full.contiguous().numpy()
 
 
