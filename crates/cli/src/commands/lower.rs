@@ -47,8 +47,8 @@ impl<'a> Output<'a> {
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
         let kind = lowering.artifacts().iter().find(|k| k.eq_ignore_ascii_case(extension)).copied();
         match kind {
-            Some(_) => check_folder(path, "Manifest.json")?,
-            None => check_writable(path)?,
+            Some(kind) if FOLDERS.contains(&kind) => check_folder(path, "Manifest.json")?,
+            _ => check_writable(path)?,
         }
         if kind.is_none() && FOLDERS.iter().any(|k| k.eq_ignore_ascii_case(extension)) {
             let name = backend.name();

@@ -1,20 +1,12 @@
 //! Running lowered programs: delegates on the backend's own interpreter, nodes outside on the CPU, one at a time.
 
-use lowbit_core::backend::Blob;
-use lowbit_core::executor::{Executor, RunError};
-use lowbit_core::flow::Lowered;
-use lowbit_core::ir::{Arg, NewNode, NodeId, Program, ValueId};
-use lowbit_core::{Tensor, ops};
+use super::Lowered;
+use crate::backend::Device;
+use crate::executor::{Executor, RunError};
+use crate::ir::{Arg, NewNode, NodeId, Program, ValueId};
+use crate::ops;
+use crate::tensor::Tensor;
 use std::collections::BTreeMap;
-
-/// Executes what a backend compiled: an interpreter, a simulator, or the device itself.
-pub trait Device: std::fmt::Debug {
-    /// Runs a blob once; inputs and outputs are those of the delegate call, in order.
-    ///
-    /// # Errors
-    /// A sentence saying what was wrong with the blob or the inputs.
-    fn run(&self, blob: &Blob, inputs: &[Tensor]) -> Result<Vec<Tensor>, String>;
-}
 
 /// Why a lowered program did not run.
 #[derive(Debug, thiserror::Error)]
