@@ -64,6 +64,11 @@ pub trait Lowering: Debug {
         None
     }
 
+    /// What a node that was claimed becomes, for the report: the device's operators, and who says that it runs them.
+    fn describe(&self, _program: &Program, _node: NodeId) -> Option<String> {
+        None
+    }
+
     /// Compiles a region that was claimed: inputs and outputs are those of the delegate call, in order.
     ///
     /// # Errors

@@ -68,14 +68,18 @@ fn run(
                 DeviceError::Malformed(format!("%{} calls a delegate that does not exist", node.name))
             })?;
             let fail = |reason: String| DeviceError::Delegate { delegate, reason };
-            let made = device.run(&lowered.delegates[delegate].blob, &operands).map_err(fail)?;
+            let mut made = device.run(&lowered.delegates[delegate].blob, &operands).map_err(fail)?;
             let want = node.outputs().len();
             if made.len() != want {
                 return Err(fail(format!("gave {} outputs, its call has {want}", made.len())));
             }
-            for (t, &v) in made.iter().zip(node.outputs()) {
+            for (t, &v) in made.iter_mut().zip(node.outputs()) {
                 let ty = g.ty(v);
                 let shape = ty.resolve(&bindings).map_err(|e| fail(e.to_string()))?;
+                // Devices without scalars have lists of one.
+                if shape.is_empty() && t.shape() == [1] {
+                    *t = t.reshape(&shape).map_err(|e| fail(e.to_string()))?;
+                }
                 if t.dtype() != ty.dtype || t.shape() != shape {
                     let (name, got) = (&g.value(v).name, t.shape());
                     return Err(fail(format!("gave {}{got:?} for %{name}, which is {ty}", t.dtype())));

@@ -10,6 +10,7 @@ mod passes;
 pub use crate::settings::Settings;
 pub use builder::{Builder, Emitted, Layout, Made};
 pub use device::Emulator;
+pub use emit::operators;
 pub use kind::Kind;
 pub use oracle::Oracle;
 
@@ -17,7 +18,7 @@ use crate::graph::Graph;
 use crate::library::{Failure, Library, LibraryError, Session, Tuning, find};
 use crate::{NAME, payload};
 use lowbit_core::backend::{Artifact, BackendError, Blob, Claim, Device, Lowering};
-use lowbit_core::ir::{NodeId, Program, ValueId};
+use lowbit_core::ir::{NodeId, Program};
 use lowbit_core::ops::{self, OpDef};
 use lowbit_core::passes::Pipeline;
 use std::cell::OnceCell;
@@ -124,6 +125,14 @@ impl Lowering for Qnn {
         }
     }
 
+    fn describe(&self, program: &Program, node: NodeId) -> Option<String> {
+        let mut b = Builder::rehearsal(program);
+        emit::node(&mut b, node, self.settings.half()).ok()?;
+        let ops: Vec<String> = b.graph().ops.iter().map(|op| b.graph().describe(op)).collect();
+        let judge = self.oracle().name();
+        (!ops.is_empty()).then(|| format!("{}; validated for {} by {judge}", ops.join(", "), self.settings.soc))
+    }
+
     fn compile(&self, part: &Program) -> Result<Blob, BackendError> {
         let binary = self.binary(part)?;
         let compile_specs = vec![(payload::SPEC.into(), payload::options(&self.settings))];
@@ -156,18 +165,23 @@ static QUANTIZATION: &[&OpDef] = &[
     &ops::DEQUANTIZE_AFFINE,
 ];
 
+/// Whether a node only says how a value is stored.
+fn is_quantization(program: &Program, n: NodeId) -> bool {
+    QUANTIZATION.contains(&program.graph.node(n).op())
+}
+
 impl Qnn {
     /// The nodes that `node` goes together with: those that say what its tensors are.
     fn take(&self, program: &Program, node: NodeId) -> Result<Vec<NodeId>, String> {
         let (g, n) = (&program.graph, program.graph.node(node));
-        if QUANTIZATION.contains(&n.op()) {
+        if is_quantization(program, node) {
             return self.beside(program, node);
         }
         self.rehearse(program, node)?;
         let mut with = vec![];
         for v in n.operands() {
             let Some(p) = g.producer(v) else { continue };
-            if QUANTIZATION.contains(&g.node(p).op()) {
+            if is_quantization(program, p) {
                 with.push(p);
             } else if kind::clamp(n).is_some() && kind::of(program, v)?.is_fixed() {
                 // What it clamps is no value of its own.
@@ -185,9 +199,11 @@ impl Qnn {
     /// Quantize and dequantize go with an operator that is taken: one that reads what they make, or makes what they read.
     fn beside(&self, program: &Program, node: NodeId) -> Result<Vec<NodeId>, String> {
         let (g, n) = (&program.graph, program.graph.node(node));
-        let is_quantization = |m: NodeId| QUANTIZATION.contains(&g.node(m).op());
-        let makers = |v: ValueId| g.producer(v).into_iter().collect::<Vec<_>>();
-        let mut around: Vec<NodeId> = n.operands().flat_map(makers).collect();
+        let is_quantization = |m: NodeId| is_quantization(program, m);
+        let makers = |n: NodeId| g.node(n).operands().filter_map(|v| g.producer(v)).collect::<Vec<_>>();
+        let mut around = makers(node);
+        // What is dequantized was quantized before.
+        around.extend(makers(node).into_iter().filter(|&m| is_quantization(m)).flat_map(makers));
         for &v in n.outputs() {
             for u in g.users(v) {
                 around.push(u);

@@ -26,8 +26,8 @@ impl Oracle {
     /// Its name in reports.
     pub fn name(&self) -> &'static str {
         match self {
-            Oracle::Library(_) => "library",
-            Oracle::Table(_) => "table",
+            Oracle::Library(_) => "Qualcomm's library",
+            Oracle::Table(_) => "lowbit's table",
         }
     }
 
@@ -61,9 +61,6 @@ fn session(settings: &Settings) -> Result<Session, LibraryError> {
     Session::open(Library::open(&folder, find::HTP)?, Some(settings.soc))
 }
 
-/// Operators whose tensors may be of 8 bits only.
-const NARROW: &[&str] = &[];
-
 /// What is known without the library: activations of one width, weights of as many bits as the layers take.
 fn table(graph: &Graph, op: &Op, arch: Arch) -> Result<(), String> {
     let tensor = |i: &usize| &graph.tensors[*i];
@@ -74,9 +71,6 @@ fn table(graph: &Graph, op: &Op, arch: Arch) -> Result<(), String> {
         true => Err(format!("{arch} has no {what}; take soc={} or later", soc::first_with(least))),
         false => Ok(()),
     };
-    if wide && NARROW.contains(&op.kind) {
-        return Err("it has 8 bits only".into());
-    }
     if read.iter().any(|t| t.dtype == DType::S16) && wide {
         need(soc::WIDE_WEIGHTS, "16-bit weights with 16-bit activations")?;
     }

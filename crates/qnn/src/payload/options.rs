@@ -66,7 +66,7 @@ mod tests {
     /// The table that field `i` of the table at `at` leads to, or the place of the field.
     fn field(bytes: &[u8], at: usize, i: usize) -> Option<usize> {
         let u16_at = |p: usize| usize::from(u16::from_le_bytes([bytes[p], bytes[p + 1]]));
-        let vtable = at - int(bytes, at) as usize;
+        let vtable = usize::try_from(at as i64 - i64::from(int(bytes, at))).unwrap();
         let slot = 4 + 2 * i;
         (slot < u16_at(vtable)).then(|| u16_at(vtable + slot)).filter(|o| *o > 0).map(|o| at + o)
     }

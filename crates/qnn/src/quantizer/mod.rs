@@ -82,3 +82,6 @@ pub fn with_options(name: &str, options: &Options) -> Result<Box<dyn Quantizer>,
     recipes.check(&names)?;
     Ok(Box::new(q.set(Scope::Global, global.config())))
 }
+
+#[cfg(test)]
+mod tests;

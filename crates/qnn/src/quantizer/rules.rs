@@ -1,6 +1,7 @@
 //! The rules that the [table](super::table) stands for.
 
 use super::table::{HTP, How, OWN, Row};
+use crate::lowering::operators;
 use lowbit_core::dtype::DType;
 use lowbit_core::ir::{Program, ValueId};
 use lowbit_core::ops::{self, OpDef};
@@ -25,8 +26,10 @@ pub fn rules(wide: bool) -> &'static [Rule] {
 
 /// Rules live as long as the program: they are made once.
 fn make(wide: bool) -> &'static [Rule] {
+    // What cannot be lowered is taken apart, or left in floating point.
     let known = |row: &Row| -> &'static [&'static OpDef] {
-        row.targets.iter().filter_map(|t| ops::lookup(t)).collect::<Vec<_>>().leak()
+        let lowered = |op: &&OpDef| operators().any(|o| o == *op);
+        row.targets.iter().filter_map(|t| ops::lookup(t)).filter(lowered).collect::<Vec<_>>().leak()
     };
     let mut chains = vec![];
     let mut singles = vec![];
@@ -289,6 +292,10 @@ fn norm(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
 pub(super) fn read_as_made(program: &Program, out: &mut Annotations) {
     let twice = |(site, a): (Site, &Annotation)| {
         let (Site::Input(_), Spec::Observed(_)) = (site, &a.spec) else { return None };
+        // The range of what is joined is that of all parts, whatever each of them has.
+        if ["Cat", "Stack"].contains(&&*a.rule) {
+            return None;
+        }
         let made = Site::Output(site.value(program)?);
         let of = out.get(made)?;
         // Shared parameters: those of the root.

@@ -9,6 +9,7 @@ macro_rules! rows {
         (&ops::ADD, |b, n| unscaled(n).and_then(|()| elementwise(b, n, "ElementWiseAdd", &[0, 1], vec![]))),
         (&ops::SUB, |b, n| unscaled(n).and_then(|()| elementwise(b, n, "ElementWiseSubtract", &[0, 1], vec![]))),
         (&ops::RSUB, |b, n| unscaled(n).and_then(|()| elementwise(b, n, "ElementWiseSubtract", &[1, 0], vec![]))),
+        (&ops::SQUARE, |b, n| elementwise(b, n, "ElementWiseMultiply", &[0, 0], vec![])),
         (&ops::ADD_SCALAR, |b, n| scalar(b, n, "ElementWiseAdd", false)),
         (&ops::SUB_SCALAR, |b, n| scalar(b, n, "ElementWiseSubtract", false)),
         (&ops::RSUB_SCALAR, |b, n| scalar(b, n, "ElementWiseSubtract", true)),
@@ -26,6 +27,7 @@ pub static TABLE: Table = rows! {
     MAXIMUM "ElementWiseMaximum";
     MAX_OTHER "ElementWiseMaximum";
     MINIMUM "ElementWiseMinimum";
+    MIN_OTHER "ElementWiseMinimum";
     EQ "ElementWiseEqual";
     NE "ElementWiseNotEqual";
     LT "ElementWiseLess";

@@ -47,8 +47,7 @@ static TABLES: &[Table] = &[
 ];
 
 /// The operators that have a row.
-#[cfg(test)]
-pub(crate) fn operators() -> impl Iterator<Item = &'static OpDef> {
+pub fn operators() -> impl Iterator<Item = &'static OpDef> {
     TABLES.iter().flat_map(|t| t.iter().map(|(op, _)| *op))
 }
 

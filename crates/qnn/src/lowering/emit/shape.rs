@@ -31,8 +31,9 @@ pub static TABLE: Table = &[
     (&ops::SWAPAXES, swap),
     (&ops::CAT, cat),
     (&ops::STACK, stack),
-    (&ops::SLICE, |b, n| slice(b, n)),
-    (&ops::SLICE_COPY, |b, n| slice(b, n)),
+    (&ops::SLICE, |b, n| slice(b, n, [2, 3], true)),
+    (&ops::SLICE_COPY, |b, n| slice(b, n, [2, 3], true)),
+    (&ops::NARROW, |b, n| slice(b, n, [2, 3], false)),
     (&ops::SELECT, select),
     (&ops::SELECT_COPY, select),
     (&ops::SPLIT, split),
@@ -158,13 +159,18 @@ fn place(n: &Node, i: usize, size: i64, default: i64) -> Emitted<i64> {
     Ok(if at < 0 { at.saturating_add(size) } else { at }.clamp(0, size))
 }
 
-fn slice(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Made>> {
+/// From one place up to another, or so many entries on (`to_end` is false).
+fn slice(b: &mut Builder<'_>, n: &Node, [from, to]: [usize; 2], to_end: bool) -> Emitted<Vec<Made>> {
     let v = operand(n, 0)?;
     let shape = b.shape(v)?;
     let rank = shape.len();
     let d = dim(n, 1, rank)?;
     let size = i64::from(shape[d]);
-    let (begin, end, step) = (place(n, 2, size, 0)?, place(n, 3, size, size)?, int(n, 4)?);
+    let begin = place(n, from, size, 0)?;
+    let (end, step) = match to_end {
+        true => (place(n, to, size, size)?, int(n, 4)?),
+        false => (begin.saturating_add(int(n, to)?), 1),
+    };
     let at = b.layout(&[v]);
     let x = b.value(v, at)?;
     let (_, dims) = out(b, n, at)?;
