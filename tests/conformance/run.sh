@@ -3,6 +3,7 @@
 #   LOWBIT_REFERENCE_PYTHON  a Python that has requirements.txt (default: .venv here, made when missing)
 #   LOWBIT_CACHE             where exported networks and results are kept (default: .cache here)
 #   LOWBIT_CASES             a folder of more cases: <case>/{model.pt2,io.npz,case.json}
+#   QNN_LIB_DIR              Qualcomm's library (default: the wheel in requirements.txt)
 #   LOWBIT_MODELS            a folder of more models: <model>/{model.pt2,calib.npz,eval.npz,meta.json,ref_*.json}
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -16,10 +17,12 @@ if [ -z "$python" ]; then
     echo "making the reference environment in tests/conformance/.venv (some minutes, 6 GB)"
     rm -rf .venv
     python3 -m venv .venv
-    grep -v -e timm -e transformers requirements.txt > .venv/first.txt
+    grep -v -e timm -e transformers -e onnxruntime-qnn requirements.txt > .venv/first.txt
     "$python" -m pip install -q --disable-pip-version-check -r .venv/first.txt
     "$python" -m pip install -q --disable-pip-version-check --no-deps torchvision==0.28.0
-    "$python" -m pip install -q --disable-pip-version-check -r requirements.txt
+    "$python" -m pip install -q --disable-pip-version-check --no-deps "$(grep onnxruntime-qnn requirements.txt)"
+    grep -v onnxruntime-qnn requirements.txt > .venv/rest.txt
+    "$python" -m pip install -q --disable-pip-version-check -r .venv/rest.txt
     cp requirements.txt .venv/requirements.txt
   fi
 fi

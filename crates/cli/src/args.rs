@@ -24,7 +24,7 @@ pub enum Command {
     Evaluate(Evaluate),
     /// Find the nodes that spoil a quantized program
     Debug(Debug),
-    /// Run a program on the CPU
+    /// Run a program on the CPU, or on what stands in for a device
     Run(Run),
     /// Show what a program holds, or its text form
     Inspect(Inspect),
@@ -156,6 +156,15 @@ pub struct Run {
     /// Where outputs go, as arrays out0, out1, …; several calls are stacked along a new first axis
     #[arg(long, value_name = "OUT.npz")]
     pub out: PathBuf,
+    /// Lower to this backend and run that on the device it has on this machine, such as the emulation of `qnn`
+    #[arg(long, value_name = "BACKEND")]
+    pub on: Option<String>,
+    /// The oldest device or system to run on, where the backend has a choice
+    #[arg(long, requires = "on")]
+    pub target: Option<String>,
+    /// An option of the backend
+    #[arg(long = "option", value_name = "NAME=VALUE", value_parser = name_value, requires = "on")]
+    pub options: Vec<(String, String)>,
 }
 
 #[derive(Debug, ClapArgs)]

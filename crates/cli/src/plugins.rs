@@ -2,5 +2,7 @@
 
 #[cfg(feature = "coreml")]
 use lowbit_coreml as _;
+#[cfg(feature = "qnn")]
+use lowbit_qnn as _;
 #[cfg(feature = "xnnpack")]
 use lowbit_xnnpack as _;

@@ -69,6 +69,9 @@ pub struct Node {
     pub remark: Option<String>,
     pub delegate: Option<usize>,
     pub why_not_delegated: Option<String>,
+    /// What it becomes in the delegate, where the backend says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub becomes: Option<String>,
     /// Against the float program; only where evaluated.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "decibels_option")]
     pub sqnr_db: Option<f64>,
@@ -156,6 +159,7 @@ fn node(
         remark: converted.and_then(|c| c.remarks.get(name)).cloned(),
         delegate: None,
         why_not_delegated: None,
+        becomes: None,
         sqnr_db: None,
     }
 }
@@ -195,7 +199,7 @@ impl Report {
                 Place::Outside(why) => (None, Some(why.clone())),
             };
             let node = node(&n.name, n.op, n.module.path(), converted, &quantized);
-            self.nodes.push(Node { delegate, why_not_delegated, ..node });
+            self.nodes.push(Node { delegate, why_not_delegated, becomes: n.becomes.clone(), ..node });
         }
     }
 

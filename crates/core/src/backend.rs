@@ -3,6 +3,7 @@
 use crate::ir::{NodeId, Program};
 use crate::passes::Pipeline;
 use crate::quantizer::Quantizer;
+use crate::tensor::Tensor;
 use bytes::Bytes;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -91,6 +92,11 @@ pub trait Lowering: Debug {
         None
     }
 
+    /// What a node that was claimed becomes, for the report: the device's operators, and who says that it runs them.
+    fn describe(&self, _program: &Program, _node: NodeId) -> Option<String> {
+        None
+    }
+
     /// Compiles a region that was claimed: inputs and outputs are those of the delegate call, in order.
     ///
     /// # Errors
@@ -111,6 +117,25 @@ pub trait Lowering: Debug {
         let reason = format!("{} makes no .{} files", self.delegate_id(), format.extension);
         Err(BackendError::Compile { backend: self.delegate_id(), node: "program".into(), reason })
     }
+
+    /// What runs blobs on this machine, where the backend has such a thing; see
+    /// [`flow::run_lowered`](crate::flow::run_lowered).
+    ///
+    /// # Errors
+    /// [`BackendError::NoDevice`] when there is none, and what is missing where there could be one.
+    fn device(&self) -> Result<Box<dyn Device + '_>, BackendError> {
+        let reason = "nothing of it runs on this machine".to_string();
+        Err(BackendError::NoDevice { backend: self.delegate_id(), reason })
+    }
+}
+
+/// Executes what a backend compiled: an interpreter, a simulator, or the device itself.
+pub trait Device: Debug {
+    /// Runs a blob once; inputs and outputs are those of the delegate call, in order.
+    ///
+    /// # Errors
+    /// A sentence saying what was wrong with the blob or the inputs.
+    fn run(&self, blob: &Blob, inputs: &[Tensor]) -> Result<Vec<Tensor>, String>;
 }
 
 /// What a device's own tools load.
@@ -202,6 +227,14 @@ pub enum BackendError {
     #[error("{reason}")]
     Import {
         /// What is wrong, and where in the file.
+        reason: String,
+    },
+    /// There is nothing here that runs what the backend compiles.
+    #[error("{backend} has no device to run on: {reason}")]
+    NoDevice {
+        /// The delegate.
+        backend: &'static str,
+        /// What is missing.
         reason: String,
     },
     /// A region could not be compiled.

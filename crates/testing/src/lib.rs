@@ -28,11 +28,11 @@
 mod cases;
 mod check;
 pub mod data;
-mod device;
 
 pub use cases::{CASES, Case, CaseError};
 pub use check::{Failure, Failures, Summary};
-pub use device::{Device, DeviceError, run_lowered};
+pub use lowbit_core::backend::Device;
+pub use lowbit_core::flow::{DeviceError, run_lowered};
 
 use lowbit_core::backend::{Backend, Options};
 

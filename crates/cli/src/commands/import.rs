@@ -47,11 +47,11 @@ pub(super) fn import(path: &Path) -> Result<Program, CliError> {
 
 /// Reads a `.pt2` file, for commands that need PyTorch's names and types.
 pub(super) fn exported(path: &Path) -> Result<Program, CliError> {
-    if let Kind::Artifact(_, format) = kind(path)? {
+    if let Kind::Artifact(backend, _) = kind(path)? {
         return Err(CliError::Usage(format!(
-            "{} is an .{}: run, inspect and evaluate read those, this command reads .pt2 files",
+            "{} is a file of backend {}; a .pt2 is wanted here",
             path.display(),
-            format.extension
+            backend.name()
         )));
     }
     lowbit_pt2::read(path).map_err(|source| CliError::Import { path: path.into(), source })
@@ -97,7 +97,7 @@ mod tests {
         std::fs::write(dir.path().join("Manifest.json"), "{}").unwrap();
         assert!(is_package(dir.path()));
         let e = exported(dir.path()).unwrap_err();
-        assert!(e.exit_code() == 2 && e.to_string().contains("is an .mlpackage"), "{e}");
+        assert!(e.exit_code() == 2 && e.to_string().contains("is a file of backend coreml"), "{e}");
     }
 
     /// A manifest that points outside its folder leads nowhere.

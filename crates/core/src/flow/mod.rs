@@ -10,6 +10,7 @@ mod fit;
 pub mod lower;
 mod prepare;
 mod revise;
+mod run;
 mod sites;
 mod stored;
 
@@ -21,6 +22,7 @@ pub use fit::fit;
 
 pub use lower::{Delegate, LowerError, Lowered, Packaged, Place, Placement, lower, package};
 pub use prepare::{Prepared, prepare};
+pub use run::{DeviceError, run_lowered};
 pub use sites::{SiteParams, SiteSpec};
 
 use crate::backend::BackendError;

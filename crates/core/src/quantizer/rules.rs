@@ -90,6 +90,8 @@ pub struct RuleQuantizer {
     finish: fn(&Program, &mut Annotations),
     least_fit: Option<f64>,
     fallback: OpConfig,
+    /// Whether rules look at element types themselves.
+    mixed: bool,
     /// Nodes that calibration showed not to fit, and why each does not.
     unfit: BTreeMap<NodeId, String>,
 }
@@ -119,6 +121,7 @@ impl RuleQuantizer {
             finish: |_, _| (),
             least_fit: None,
             fallback: OpConfig::float(),
+            mixed: false,
             unfit: BTreeMap::new(),
         }
     }
@@ -144,6 +147,13 @@ impl RuleQuantizer {
     /// Looks over all annotations when the rules have made theirs.
     pub fn finish(mut self, finish: fn(&Program, &mut Annotations)) -> Self {
         self.finish = finish;
+        self
+    }
+
+    /// The rules look at element types themselves: operators that read or make other than floats are shown to them, too
+    /// (an embedding reads integers). They annotate `f32` alone.
+    pub fn mixed(mut self) -> Self {
+        self.mixed = true;
         self
     }
 
@@ -335,7 +345,7 @@ impl Quantizer for RuleQuantizer {
                     if later.iter().any(|&n| out.is_claimed(n) || !self.goes_with(i, &resolved[n.index()])) {
                         continue;
                     }
-                    if let Some(why) = wrong_type(program, &nodes) {
+                    if let Some(why) = wrong_type(program, &nodes).filter(|_| !self.mixed) {
                         out.leave(first, why);
                         continue;
                     }

@@ -63,6 +63,8 @@ pub struct Placement {
     pub module: ModuleStack,
     /// The delegate, or why it stays outside.
     pub place: Place,
+    /// What it becomes in the delegate, as [`Lowering::describe`] says.
+    pub becomes: Option<String>,
 }
 
 /// A delegate, or the reason for being in none.
@@ -142,7 +144,9 @@ pub fn package(
         return Err(LowerError::Outside { backend: backend.delegate_id(), nodes: left });
     }
     let artifact = backend.artifact(&program, format)?;
-    Ok(Packaged { artifact, nodes: placements(&program, |_| Place::Delegate(0)) })
+    let mut nodes = placements(&program, |_| Place::Delegate(0));
+    describe(&program, backend, &mut nodes);
+    Ok(Packaged { artifact, nodes })
 }
 
 /// Lowers with delegates numbered from `first`.
@@ -202,10 +206,11 @@ fn lower_to(program: &Program, backend: &dyn Lowering, first: usize) -> Result<P
             }
         }
         let Some((node, reason)) = refused else {
-            let places = placements(program, |n| match found.region_of[n.index()] {
+            let mut places = placements(program, |n| match found.region_of[n.index()] {
                 Some(r) => Place::Delegate(first + r),
                 None => Place::Outside(found.why[n.index()].to_string()),
             });
+            describe(program, backend, &mut places);
             let outside = |p: &Placement| match &p.place {
                 Place::Outside(why) => Some(format!("{} ({}): {why}", p.name, p.op)),
                 Place::Delegate(_) => None,
@@ -245,9 +250,19 @@ fn placements(program: &Program, place: impl Fn(NodeId) -> Place) -> Vec<Placeme
                 op: node.op().name,
                 module: node.module.clone(),
                 place: place(n),
+                becomes: None,
             }
         })
         .collect()
+}
+
+/// Fills in what nodes in delegates become.
+fn describe(program: &Program, backend: &dyn Lowering, places: &mut [Placement]) {
+    for (n, p) in program.graph.nodes().zip(places) {
+        if matches!(p.place, Place::Delegate(_)) {
+            p.becomes = backend.describe(program, n);
+        }
+    }
 }
 
 /// What a later backend says of the nodes that earlier ones left; in place of a delegate's nodes it saw one call.

@@ -1,20 +1,12 @@
 //! Running lowered programs: delegates on the backend's own interpreter, nodes outside on the CPU, one at a time.
 
-use lowbit_core::backend::Blob;
-use lowbit_core::executor::{Executor, RunError};
-use lowbit_core::flow::Lowered;
-use lowbit_core::ir::{Arg, NewNode, NodeId, Program, ValueId};
-use lowbit_core::{Tensor, ops};
+use super::Lowered;
+use crate::backend::Device;
+use crate::executor::{Executor, RunError};
+use crate::ir::{Arg, NewNode, NodeId, Program, ValueId};
+use crate::ops;
+use crate::tensor::Tensor;
 use std::collections::BTreeMap;
-
-/// Executes what a backend compiled: an interpreter, a simulator, or the device itself.
-pub trait Device: std::fmt::Debug {
-    /// Runs a blob once; inputs and outputs are those of the delegate call, in order.
-    ///
-    /// # Errors
-    /// A sentence saying what was wrong with the blob or the inputs.
-    fn run(&self, blob: &Blob, inputs: &[Tensor]) -> Result<Vec<Tensor>, String>;
-}
 
 /// Why a lowered program did not run.
 #[derive(Debug, thiserror::Error)]
@@ -76,14 +68,18 @@ fn run(
                 DeviceError::Malformed(format!("%{} calls a delegate that does not exist", node.name))
             })?;
             let fail = |reason: String| DeviceError::Delegate { delegate, reason };
-            let made = device.run(&lowered.delegates[delegate].blob, &operands).map_err(fail)?;
+            let mut made = device.run(&lowered.delegates[delegate].blob, &operands).map_err(fail)?;
             let want = node.outputs().len();
             if made.len() != want {
                 return Err(fail(format!("gave {} outputs, its call has {want}", made.len())));
             }
-            for (t, &v) in made.iter().zip(node.outputs()) {
+            for (t, &v) in made.iter_mut().zip(node.outputs()) {
                 let ty = g.ty(v);
                 let shape = ty.resolve(&bindings).map_err(|e| fail(e.to_string()))?;
+                // Devices without scalars have lists of one.
+                if shape.is_empty() && t.shape() == [1] {
+                    *t = t.reshape(&shape).map_err(|e| fail(e.to_string()))?;
+                }
                 if t.dtype() != ty.dtype || t.shape() != shape {
                     let (name, got) = (&g.value(v).name, t.shape());
                     return Err(fail(format!("gave {}{got:?} for %{name}, which is {ty}", t.dtype())));

@@ -1,0 +1,88 @@
+//! The quantizer: which tensors HTP takes as integers, and how.
+//!
+//! Activations are quantized where ExecuTorch's `QnnQuantizer` does ([`table`]); layers with a clamp behind round once.
+//!
+//! | option | value | |
+//! |---|---|---|
+//! | `weight-granularity` | `per-channel` | or `per-tensor` |
+//! | `block-size` | 32 | input channels that share a scale, of `16a4w-block` |
+//! | `observer` | | `histogram` (of 8 bits), `min-max` (of 16), or `moving-average-min-max`, ExecuTorch's |
+//! | `activation-scheme` | `affine` | or `symmetric` |
+//! | `node:NAME`, `module-name:PATH`, `pattern:REGEX`, `module-type:TYPE`, `operator:NAME` | a recipe, or `float` | for parts of the model |
+
+mod blocks;
+mod options;
+mod recipes;
+mod rules;
+pub mod table;
+
+pub use blocks::{SMALL_BLOCKS, STEPS};
+pub(crate) use options::NAMES;
+pub use options::is_option;
+pub use recipes::{RECIPES, Scales, Scheme, fits, recipe};
+pub use rules::rules;
+
+use crate::NAME;
+use crate::settings::bad_option;
+use crate::soc::{Soc, WIDE_WEIGHTS};
+use lowbit_core::backend::{BackendError, Options};
+use lowbit_core::ir::{NodeId, Program};
+use lowbit_core::ops;
+use lowbit_core::passes::{Decompose, FoldBatchNorm, Pipeline, ProductsToLinear, Recompose};
+use lowbit_core::quantizer::{OpConfig, Quantizer, RuleQuantizer, Scope};
+use options::{Recipes, known, scope};
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+/// A quantizer with the chip's rules and nothing configured yet.
+pub fn quantizer(soc: &Soc) -> RuleQuantizer {
+    RuleQuantizer::unset(rules(soc.arch >= WIDE_WEIGHTS)).mixed().prepare(pieces).finish(rules::read_as_made)
+}
+
+/// Products with constants become layers, and what the chip has no operator for is taken apart.
+fn pieces() -> Pipeline {
+    Pipeline::default().then(ProductsToLinear).then(Recompose).then(FoldBatchNorm).then(Decompose { keep })
+}
+
+/// Operators that a rule quantizes stay whole.
+fn keep(program: &Program, n: NodeId) -> bool {
+    static RULED: LazyLock<BTreeSet<&str>> = LazyLock::new(|| {
+        let steps = rules(true).iter().flat_map(|r| r.chain).flat_map(|step| step.iter());
+        steps.map(|op| op.name).collect()
+    });
+    let op = program.graph.node(n).op();
+    RULED.contains(op.name) && *op != ops::RMS_NORM
+}
+
+/// The quantizer of a recipe.
+///
+/// # Errors
+/// [`BackendError::UnknownRecipe`]; [`BackendError::BadOption`], also for what the chip lacks.
+pub fn with_options(name: &str, options: &Options) -> Result<Box<dyn Quantizer>, BackendError> {
+    let recipes = Recipes::read(options)?;
+    let global = recipes.get("recipe", name)?.ok_or_else(|| BackendError::UnknownRecipe {
+        backend: NAME,
+        recipe: name.into(),
+        known: known(),
+    })?;
+    let mut q = quantizer(recipes.soc);
+    let mut names = vec![name];
+    // Backwards, so that of two modules, one inside the other, the inner one comes first.
+    for (option, value) in options.iter().rev() {
+        let Some(scope) = scope(option)? else { continue };
+        if value == "float" {
+            q = q.set(scope, OpConfig::float());
+            continue;
+        }
+        let wrong =
+            || bad_option(option, format!("{value:?} is neither float nor one of {}", known().join(", ")));
+        let scheme = recipes.get(option, value)?.ok_or_else(wrong)?;
+        q = q.set(scope, scheme.config());
+        names.push(value);
+    }
+    recipes.check(&names)?;
+    Ok(Box::new(q.set(Scope::Global, global.config())))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! Single operators with every recipe on the library's emulation of a chip, against the quantized program on the CPU, in
+//! steps of the result's integers. These run where the library is found; CI installs it.
+
+mod programs;
+
+use lowbit_core::backend::{Backend, Options};
+use lowbit_core::flow::{Converted, Place, lower, prepare, run_lowered};
+use lowbit_core::ir::{Program, text};
+use lowbit_core::ops;
+use lowbit_core::passes::{FoldConstants, Pipeline};
+use lowbit_core::{DType, Tensor};
+use lowbit_cpu::CpuExecutor;
+use lowbit_qnn::lowering::{Oracle, Qnn as QnnLowering};
+use lowbit_qnn::{Qnn, Settings};
+use lowbit_testing::data;
+use programs::PROGRAMS;
+
+/// Whether the library is here. Where it must be (`LOWBIT_QNN_REQUIRED=1`, in CI), its absence is a failure.
+fn present() -> bool {
+    match QnnLowering::new(Settings::default()).oracle() {
+        Oracle::Library(_) => true,
+        Oracle::Table(e) => {
+            let required = std::env::var("LOWBIT_QNN_REQUIRED").is_ok_and(|v| v == "1");
+            assert!(!required, "{e}");
+            eprintln!("skipped: {e}");
+            false
+        }
+    }
+}
+
+fn options(given: &[(&str, &str)]) -> Options {
+    given.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
+}
+
+fn program(text: &str) -> Program {
+    let mut p = text::parse(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    data::fill(&mut p);
+    p
+}
+
+fn converted(float: &Program, recipe: &str, options: &Options) -> Converted {
+    let executor = CpuExecutor::default();
+    let quantizer = Qnn.quantizer(recipe, options).unwrap();
+    let mut prepared = prepare(float.clone(), &*quantizer).unwrap();
+    let mut session = prepared.load(&executor).unwrap();
+    for sample in 0..4 {
+        prepared.calibrate(&mut *session, &data::inputs(float, sample)).unwrap();
+    }
+    drop(session);
+    prepared.convert(&executor).unwrap()
+}
+
+fn folded(program: &Program) -> Program {
+    let executor = CpuExecutor::default();
+    let mut out = program.clone();
+    Pipeline::run_one(&FoldConstants { executor: &executor }, &mut out).unwrap();
+    out
+}
+
+/// The step of each result, where it is quantized.
+fn steps(p: &Program) -> Vec<Option<f64>> {
+    let g = &p.graph;
+    let of = |v: &_| {
+        let n = g.node(g.producer(*v)?);
+        (*n.op() == ops::DEQUANTIZE_PER_TENSOR).then(|| ops::views::float(n.arg(1))).flatten()
+    };
+    p.user_outputs().iter().map(of).collect()
+}
+
+/// The largest difference, in steps where there are any.
+fn apart(got: &[Tensor], want: &[Tensor], steps: &[Option<f64>]) -> Result<f64, String> {
+    let mut most = 0f64;
+    for ((a, b), step) in got.iter().zip(want).zip(steps) {
+        if (a.dtype(), a.shape()) != (b.dtype(), b.shape()) {
+            return Err(format!("{a:?} is no {b:?}"));
+        }
+        if a.dtype() != DType::F32 {
+            let same = a.to_f64() == b.to_f64();
+            most = most.max(if same { 0.0 } else { f64::INFINITY });
+            continue;
+        }
+        let step = step.ok_or("a result is not quantized")?;
+        for (x, y) in a.to_f64().iter().zip(b.to_f64()) {
+            most = most.max((x - y).abs() / step);
+        }
+    }
+    Ok(most)
+}
+
+/// Steps between the emulator and the CPU, or why the program does not run whole on the chip.
+fn compare(text: &str, recipe: &str, given: &[(&str, &str)]) -> Result<f64, String> {
+    let options = options(given);
+    let float = program(text);
+    let made = converted(&float, recipe, &options);
+    let lowering = Qnn.lowering(&options).unwrap();
+    let lowered = lower(folded(&made.program), &[&*lowering]).map_err(|e| e.to_string())?;
+    let outside: Vec<String> = lowered
+        .nodes
+        .iter()
+        .filter_map(|n| match &n.place {
+            Place::Outside(why) => Some(format!("{}: {why}", n.name)),
+            Place::Delegate(_) => None,
+        })
+        .collect();
+    if !outside.is_empty() {
+        return Err(outside.join("\n    "));
+    }
+    let device = lowering.device().map_err(|e| e.to_string())?;
+    let executor = CpuExecutor::default();
+    let mut session = lowbit_core::executor::Executor::load(&executor, &made.program, &[]).unwrap();
+    let mut most = 0f64;
+    for sample in 10..12 {
+        let inputs = data::inputs(&float, sample);
+        let want = session.run(&inputs, &mut |_, _| {}).unwrap();
+        let got = run_lowered(&lowered, &*device, &executor, &inputs).map_err(|e| e.to_string())?;
+        most = most.max(apart(&got, &want, &steps(&made.program))?);
+    }
+    Ok(most)
+}
+
+/// Steps that are allowed: 2 of 8 bits, 4 of 16.
+fn limit(recipe: &str) -> f64 {
+    if recipe.starts_with("16") { 4.01 } else { 2.01 }
+}
+
+/// Runs a recipe over all programs, and compares what happened with what is known: refusals by name.
+fn run(recipe: &str) {
+    if !present() {
+        return;
+    }
+    let mut failed = vec![];
+    for p in PROGRAMS {
+        let result = compare(p.text, recipe, &[]);
+        let known = p.refused.iter().find(|(r, _)| *r == recipe || *r == "*");
+        match (result, known) {
+            (Ok(most), None) if most <= limit(recipe) => {}
+            (Ok(most), _) => failed.push(format!("{}: {most:.2} steps", p.name)),
+            (Err(why), Some((_, words))) if why.contains(words) => {}
+            (Err(why), _) => failed.push(format!("{}:\n    {why}", p.name)),
+        }
+    }
+    assert!(failed.is_empty(), "{recipe}\n  {}", failed.join("\n  "));
+}
+
+macro_rules! recipes {
+    ($($name:ident $recipe:literal;)*) => { $(#[test] fn $name() { run($recipe); })* };
+}
+recipes! {
+    operators_8a8w "8a8w";
+    operators_8a4w "8a4w";
+    operators_16a8w "16a8w";
+    operators_16a4w "16a4w";
+    operators_16a4w_block "16a4w-block";
+    operators_16a2w "16a2w";
+    operators_16a16w "16a16w";
+}

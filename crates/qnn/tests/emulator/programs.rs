@@ -1,0 +1,226 @@
+//! The programs: one operator each, with what feeds it.
+
+/// A program, and the recipes that are known not to take all of it: a part of the reason.
+#[derive(Debug)]
+pub struct Case {
+    pub name: &'static str,
+    pub text: &'static str,
+    pub refused: &'static [(&'static str, &'static str)],
+}
+
+macro_rules! programs {
+    ($($name:ident $text:literal $(; $($recipe:literal $why:literal),*)?)*) => {
+        pub static PROGRAMS: &[Case] = &[$(Case { name: stringify!($name), text: concat!("program {\n", $text, "\n}"),
+            refused: &[$($(($recipe, $why)),*)?] }),*];
+    };
+}
+
+programs! {
+    conv "%x : f32[1, 16, 8, 8] = input
+        %w : f32[8, 16, 3, 3] = constant \"w\"
+        %b : f32[8] = constant \"b\"
+        %y : f32[1, 8, 8, 8] = aten.conv2d.default(%x, %w, %b, padding=[1, 1])
+        return %y"
+    conv_stride "%x : f32[2, 3, 9, 11] = input
+        %w : f32[8, 3, 3, 3] = constant \"w\"
+        %y : f32[2, 8, 5, 5] = aten.conv2d.default(%x, %w, stride=[2, 2], padding=[1, 0])
+        return %y"
+    conv_pointwise "%x : f32[1, 64, 6, 6] = input
+        %w : f32[32, 64, 1, 1] = constant \"w\"
+        %b : f32[32] = constant \"b\"
+        %y : f32[1, 32, 6, 6] = aten.conv2d.default(%x, %w, %b)
+        return %y"
+    conv_relu "%x : f32[1, 3, 8, 8] = input
+        %w : f32[8, 3, 3, 3] = constant \"w\"
+        %b : f32[8] = constant \"b\"
+        %c : f32[1, 8, 8, 8] = aten.conv2d.default(%x, %w, %b, padding=[1, 1])
+        %y : f32[1, 8, 8, 8] = aten.relu.default(%c)
+        return %y"
+    conv_grouped "%x : f32[1, 8, 6, 6] = input
+        %w : f32[8, 4, 3, 3] = constant \"w\"
+        %y : f32[1, 8, 6, 6] = aten.conv2d.default(%x, %w, padding=[1, 1], groups=2)
+        return %y"
+    conv_dilated "%x : f32[1, 8, 9, 9] = input
+        %w : f32[8, 8, 3, 3] = constant \"w\"
+        %y : f32[1, 8, 5, 5] = aten.conv2d.default(%x, %w, dilation=[2, 2])
+        return %y"
+    conv_line "%x : f32[1, 8, 16] = input
+        %w : f32[4, 8, 3] = constant \"w\"
+        %b : f32[4] = constant \"b\"
+        %y : f32[1, 4, 16] = aten.conv1d.default(%x, %w, %b, padding=[1])
+        return %y"
+    depthwise "%x : f32[1, 8, 8, 8] = input
+        %w : f32[8, 1, 3, 3] = constant \"w\"
+        %b : f32[8] = constant \"b\"
+        %y : f32[1, 8, 8, 8] = aten.conv2d.default(%x, %w, %b, padding=[1, 1], groups=8)
+        return %y"
+    transposed "%x : f32[1, 8, 5, 5] = input
+        %w : f32[8, 4, 3, 3] = constant \"w\"
+        %b : f32[4] = constant \"b\"
+        %y : f32[1, 4, 10, 10] = aten.conv_transpose2d.input(%x, %w, %b, stride=[2, 2], padding=[1, 1], output_padding=[1, 1])
+        return %y"
+    linear "%x : f32[4, 64] = input
+        %w : f32[16, 64] = constant \"w\"
+        %b : f32[16] = constant \"b\"
+        %y : f32[4, 16] = aten.linear.default(%x, %w, %b)
+        return %y"
+    linear_rank3 "%x : f32[2, 3, 32] = input
+        %w : f32[16, 32] = constant \"w\"
+        %y : f32[2, 3, 16] = aten.linear.default(%x, %w)
+        return %y"
+    matmul "%x : f32[2, 4, 16] = input
+        %z : f32[2, 16, 8] = input
+        %y : f32[2, 4, 8] = aten.matmul.default(%x, %z)
+        return %y"
+    add "%x : f32[1, 4, 6, 6] = input
+        %z : f32[1, 4, 6, 6] = input
+        %y : f32[1, 4, 6, 6] = aten.add.Tensor(%x, %z)
+        return %y"
+    add_constant "%x : f32[1, 4, 6, 6] = input
+        %z : f32[4, 1, 1] = constant \"z\"
+        %y : f32[1, 4, 6, 6] = aten.add.Tensor(%x, %z)
+        return %y"
+    add_scalar "%x : f32[1, 4, 6, 6] = input
+        %y : f32[1, 4, 6, 6] = aten.add.Scalar(%x, 0.75)
+        return %y"
+    sub "%x : f32[2, 8] = input
+        %z : f32[2, 8] = input
+        %y : f32[2, 8] = aten.sub.Tensor(%x, %z)
+        return %y"
+    mul "%x : f32[2, 8] = input
+        %z : f32[2, 8] = input
+        %y : f32[2, 8] = aten.mul.Tensor(%x, %z)
+        return %y"
+    mul_scalar "%x : f32[2, 8] = input
+        %y : f32[2, 8] = aten.mul.Scalar(%x, -1.5)
+        return %y"
+    maximum "%x : f32[2, 8] = input
+        %z : f32[2, 8] = input
+        %y : f32[2, 8] = aten.maximum.default(%x, %z)
+        return %y"
+    cat "%x : f32[1, 4, 6, 6] = input
+        %z : f32[1, 3, 6, 6] = input
+        %y : f32[1, 7, 6, 6] = aten.cat.default([%x, %z], 1)
+        return %y"
+    stack "%x : f32[4, 6] = input
+        %z : f32[4, 6] = input
+        %y : f32[4, 2, 6] = aten.stack.default([%x, %z], 1)
+        return %y"
+    softmax "%x : f32[2, 4, 16] = input
+        %y : f32[2, 4, 16] = aten.softmax.int(%x, -1)
+        return %y"
+    softmax_channels "%x : f32[1, 5, 4, 4] = input
+        %y : f32[1, 5, 4, 4] = aten.softmax.int(%x, 1)
+        return %y"
+    log_softmax "%x : f32[2, 16] = input
+        %y : f32[2, 16] = aten.log_softmax.int(%x, -1)
+        return %y"
+    layer_norm "%x : f32[2, 4, 16] = input
+        %w : f32[16] = constant \"w\"
+        %b : f32[16] = constant \"b\"
+        %y : f32[2, 4, 16] = aten.layer_norm.default(%x, [16], %w, %b)
+        return %y"
+    relu "%x : f32[2, 16] = input
+        %y : f32[2, 16] = aten.relu.default(%x)
+        return %y"
+    relu6 "%x : f32[2, 16] = input
+        %y : f32[2, 16] = aten.relu6.default(%x)
+        return %y"
+    hardtanh "%x : f32[2, 16] = input
+        %y : f32[2, 16] = aten.hardtanh.default(%x, -0.5, 0.5)
+        return %y"
+    gelu "%x : f32[2, 16] = input
+        %y : f32[2, 16] = aten.gelu.default(%x)
+        return %y"
+    sigmoid "%x : f32[2, 16] = input
+        %y : f32[2, 16] = aten.sigmoid.default(%x)
+        return %y"
+    hardsigmoid "%x : f32[2, 16] = input
+        %y : f32[2, 16] = aten.hardsigmoid.default(%x)
+        return %y"
+    hardswish "%x : f32[2, 16] = input
+        %y : f32[2, 16] = aten.hardswish.default(%x)
+        return %y"
+    tanh "%x : f32[2, 16] = input
+        %y : f32[2, 16] = aten.tanh.default(%x)
+        return %y"
+    elu "%x : f32[2, 16] = input
+        %y : f32[2, 16] = aten.elu.default(%x)
+        return %y"
+    leaky_relu "%x : f32[1, 4, 6, 6] = input
+        %y : f32[1, 4, 6, 6] = aten.leaky_relu.default(%x, 0.1)
+        return %y"
+    exp "%x : f32[2, 16] = input
+        %y : f32[2, 16] = aten.exp.default(%x)
+        return %y"
+    neg "%x : f32[2, 16] = input
+        %y : f32[2, 16] = aten.neg.default(%x)
+        return %y"
+    abs "%x : f32[2, 16] = input
+        %y : f32[2, 16] = aten.abs.default(%x)
+        return %y"
+    max_pool "%x : f32[1, 4, 8, 8] = input
+        %y : f32[1, 4, 4, 4] = aten.max_pool2d.default(%x, [3, 3], [2, 2], [1, 1])
+        return %y"
+    avg_pool "%x : f32[1, 4, 8, 8] = input
+        %y : f32[1, 4, 4, 4] = aten.avg_pool2d.default(%x, [2, 2])
+        return %y"
+    adaptive_pool "%x : f32[1, 4, 8, 8] = input
+        %y : f32[1, 4, 1, 1] = aten.adaptive_avg_pool2d.default(%x, [1, 1])
+        return %y"
+    mean "%x : f32[1, 4, 8, 8] = input
+        %y : f32[1, 4] = aten.mean.dim(%x, [2, 3])
+        return %y"
+    sum "%x : f32[2, 4, 8] = input
+        %y : f32[2, 4, 1] = aten.sum.dim_IntList(%x, [2], true)
+        return %y"
+    amax "%x : f32[2, 4, 8] = input
+        %y : f32[2, 4] = aten.amax.default(%x, [2])
+        return %y"
+    argmax "%x : f32[2, 8] = input
+        %y : i64[2] = aten.argmax.default(%x, 1)
+        return %y"
+    nearest "%x : f32[1, 4, 4, 4] = input
+        %y : f32[1, 4, 8, 8] = aten.upsample_nearest2d.vec(%x, [8, 8], none)
+        return %y"
+    bilinear "%x : f32[1, 4, 4, 4] = input
+        %y : f32[1, 4, 8, 8] = aten.upsample_bilinear2d.vec(%x, [8, 8], false, none)
+        return %y"
+    view "%x : f32[2, 4, 6] = input
+        %y : f32[8, 6] = aten.view.default(%x, [8, 6])
+        return %y"
+    permute "%x : f32[2, 4, 6] = input
+        %y : f32[6, 2, 4] = aten.permute.default(%x, [2, 0, 1])
+        return %y"
+    slice "%x : f32[2, 8, 6] = input
+        %y : f32[2, 3, 6] = aten.slice.Tensor(%x, 1, 2, 8, 2)
+        return %y"
+    select "%x : f32[2, 8, 6] = input
+        %y : f32[2, 6] = aten.select.int(%x, 1, -1)
+        return %y"
+    chunk "%x : f32[2, 8] = input
+        %a : f32[2, 4], %b : f32[2, 4] = aten.chunk.default(%x, 2, 1)
+        return %b, %a"
+    unbind "%x : f32[2, 8] = input
+        %a : f32[8], %b : f32[8] = aten.unbind.int(%x)
+        return %a, %b"
+    expand "%x : f32[2, 1, 6] = input
+        %y : f32[2, 3, 6] = aten.expand.default(%x, [2, 3, 6])
+        return %y"
+    pad "%x : f32[1, 4, 6, 6] = input
+        %y : f32[1, 4, 8, 9] = aten.pad.default(%x, [1, 2, 1, 1])
+        return %y"
+    pixel_shuffle "%x : f32[1, 8, 3, 3] = input
+        %y : f32[1, 2, 6, 6] = aten.pixel_shuffle.default(%x, 2)
+        return %y"
+    flip "%x : f32[2, 4, 6] = input
+        %y : f32[2, 4, 6] = aten.flip.default(%x, [1])
+        return %y"
+    embedding "%x : i64[2, 3] = input
+        %w : f32[10, 8] = constant \"w\"
+        %y : f32[2, 3, 8] = aten.embedding.default(%w, %x)
+        return %y"
+    silu "%x : f32[2, 16] = input
+        %y : f32[2, 16] = aten.silu.default(%x)
+        return %y"
+}

@@ -1,0 +1,246 @@
+"""QNN from lowbit: operators on the library's emulation against exact integers, programs in ExecuTorch's runtime, networks by
+SQNR, and what goes wrong. Qualcomm's library comes from the wheel onnxruntime-qnn, or from QNN_LIB_DIR.
+
+LOWBIT_MODELS adds its folder of networks.
+"""
+
+import importlib.util
+import json
+import os
+import pathlib
+import struct
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import kit
+
+if "qnn" not in kit.lowbit("backends"):
+    pytest.skip("this lowbit has no backend qnn", allow_module_level=True)
+
+from qnn import reference
+
+BACKEND = "qnn"
+
+
+def library():
+    """The folder of Qualcomm's library."""
+    if os.environ.get("QNN_LIB_DIR"):
+        return pathlib.Path(os.environ["QNN_LIB_DIR"])
+    spec = importlib.util.find_spec("onnxruntime_qnn")
+    return pathlib.Path(spec.submodule_search_locations[0]) if spec else None
+
+
+LIBRARY = library()
+needs_library = pytest.mark.skipif(LIBRARY is None, reason="Qualcomm's library is not installed: pip install --no-deps onnxruntime-qnn==2.7.0")
+HERE = {"QNN_LIB_DIR": str(LIBRARY)}
+NOWHERE = {"QNN_LIB_DIR": "", "QNN_SDK_ROOT": "", "VIRTUAL_ENV": "", "PATH": "/nonexistent", "HOME": "/nonexistent"}
+RECIPES = ["8a8w", "8a4w", "16a8w", "16a4w", "16a4w-block", "16a2w", "16a16w"]
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *x):
+        return self.function(*x)
+
+
+PICTURE, LINE, ROWS = (1, 16, 8, 8), (1, 16, 20), (4, 32)
+F = nn.functional
+# Each: the module, and the shapes of its inputs.
+OPERATORS = {
+    "conv": (nn.Conv2d(16, 8, 3, padding=1), [PICTURE]),
+    "conv_relu": (nn.Sequential(nn.Conv2d(16, 8, 3, stride=2, padding=1), nn.ReLU()), [PICTURE]),
+    "conv_pointwise": (nn.Conv2d(64, 16, 1), [(1, 64, 6, 6)]),
+    "conv_line": (nn.Conv1d(16, 8, 3, padding=1), [LINE]),
+    "depthwise": (nn.Conv2d(16, 16, 3, padding=1, groups=16), [PICTURE]),
+    "transposed": (nn.ConvTranspose2d(16, 8, 3, stride=2, padding=1, output_padding=1), [PICTURE]),
+    "linear": (nn.Linear(32, 16), [ROWS]),
+    "linear_wide": (nn.Linear(256, 32), [(3, 256)]),
+    "matmul": (Function(torch.matmul), [(2, 8, 16), (2, 16, 8)]),
+    "add": (Function(torch.add), [PICTURE, PICTURE]),
+    "mul": (Function(torch.mul), [PICTURE, PICTURE]),
+    "cat": (Function(lambda x, y: torch.cat([x, y], 1)), [PICTURE, PICTURE]),
+    "softmax": (nn.Softmax(-1), [ROWS]),
+    "layer_norm": (nn.LayerNorm(32), [ROWS]),
+    "gelu": (nn.GELU(), [ROWS]),
+    "sigmoid": (nn.Sigmoid(), [ROWS]),
+    "tanh": (nn.Tanh(), [ROWS]),
+    "max_pool": (nn.MaxPool2d(2), [PICTURE]),
+    "avg_pool": (nn.AvgPool2d(2), [PICTURE]),
+    "global_pool": (nn.AdaptiveAvgPool2d(1), [PICTURE]),
+    "nearest": (nn.Upsample(scale_factor=2), [PICTURE]),
+    "bilinear": (nn.Upsample(scale_factor=2, mode="bilinear"), [PICTURE]),
+    "reshape": (Function(lambda x: x.permute(0, 2, 1, 3).reshape(8, 16, 8).transpose(1, 2)), [PICTURE]),
+}
+# What the library refuses, and the words of the report.
+REFUSED = {}
+
+
+def model(name, folder):
+    """An operator as a .pt2, with calibration and evaluation data."""
+    torch.manual_seed(0)
+    module, shapes = OPERATORS[name]
+    random = np.random.default_rng(0)
+    data = lambda n: {f"in{i}": random.standard_normal((n, *s)).astype(np.float32) for i, s in enumerate(shapes)}
+    np.savez(folder / "calib.npz", **data(8))
+    one = {k: v[0] for k, v in data(1).items()}
+    np.savez(folder / "one.npz", **one)
+    example = tuple(torch.from_numpy(x) for x in one.values())
+    torch.export.save(torch.export.export(module.eval(), example), folder / "model.pt2")
+    return list(one.values())
+
+
+def quantize(folder, recipe, *extra):
+    arguments = ["quantize", folder / "model.pt2", "--backend", BACKEND, "--recipe", recipe, "--calibrate", folder / "calib.npz"]
+    kit.lowbit(*arguments, "--save-quantized", folder / "q.pt2", *extra, env=HERE)
+    return folder / "q.pt2"
+
+
+def steps_apart(got, expected, steps):
+    apart = [np.abs(a.astype(np.float64) - b) / step for a, b, step in zip(got, expected, steps) if step]
+    assert len(got) == len(expected) == len(apart), steps
+    return float(max(x.max(initial=0) for x in apart))
+
+
+def limit(recipe):
+    return 4.01 if recipe.startswith("16") else 2.01
+
+
+@needs_library
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operator(name, recipe, folder):
+    inputs = model(name, folder)
+    q = quantize(folder, recipe)
+    report = folder / "report.json"
+    done = kit.call("lower", q, "--backend", BACKEND, "--option", "strict=true", "--out", folder / "m.bin", "--report", report, env=HERE)
+    words = REFUSED.get((name, recipe)) or REFUSED.get((name, recipe.split("a")[0]))
+    if words:
+        assert done.returncode == 1 and words in done.stderr, done.stderr
+        kit.record("QNN operators", f"{name}.{recipe}", refused=words)
+        return
+    assert done.returncode == 0, done.stderr
+    kit.lowbit("run", q, "--on", BACKEND, "--data", folder / "one.npz", "--out", folder / "out.npz", env=HERE)
+    expected, steps = reference.run(q, inputs)
+    apart = steps_apart(kit.outputs(folder / "out.npz"), expected, steps)
+    kit.record("QNN operators", f"{name}.{recipe}", steps=apart)
+    assert apart <= limit(recipe), f"{apart:.2f} steps"
+    nodes = [n for n in json.loads(report.read_text())["nodes"] if n.get("becomes")]
+    assert nodes and all("Qualcomm's library" in n["becomes"] for n in nodes)
+
+
+@needs_library
+def test_the_same_bytes_each_time(folder):
+    model("conv_relu", folder)
+    q = quantize(folder, "8a8w")
+    for kind in ("pte", "bin", "dlc"):
+        found = []
+        for number, threads in enumerate(["1", "3"]):
+            out = folder / f"{number}.{kind}"
+            kit.lowbit("lower", q, "--backend", BACKEND, "--out", out, env={**HERE, "RAYON_NUM_THREADS": threads})
+            found.append(contents(out))
+        assert found[0] == found[1], kind
+
+
+def contents(path):
+    """A container is a zip archive, whose entries have the time they were made."""
+    if path.suffix != ".dlc":
+        return path.read_bytes()
+    import zipfile
+
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist() if "metadata" not in name}
+
+
+# ---- what goes wrong ----
+
+
+def test_library_missing(folder):
+    model("linear", folder)
+    arguments = ["quantize", folder / "model.pt2", "--backend", BACKEND, "--calibrate", folder / "calib.npz"]
+    kit.lowbit(*arguments, "--save-quantized", folder / "q.pt2", env=NOWHERE)
+    done = kit.call("lower", folder / "q.pt2", "--backend", BACKEND, "--out", folder / "m.pte", env=NOWHERE)
+    assert done.returncode == 1 and "pip install --no-deps onnxruntime-qnn" in done.stderr, done.stderr
+    done = kit.call("run", folder / "q.pt2", "--on", BACKEND, "--data", folder / "one.npz", "--out", folder / "out.npz", env=NOWHERE)
+    assert done.returncode == 1 and "pip install" in done.stderr, done.stderr
+    assert not (folder / "m.pte").exists() and not (folder / "out.npz").exists()
+
+
+def test_folder_without_library(folder):
+    model("linear", folder)
+    done = kit.call("lower", folder / "model.pt2", "--backend", BACKEND, "--option", f"qnn-lib={folder}", "--option", "float=half", "--out", folder / "m.pte")
+    assert done.returncode == 1 and str(folder) in done.stderr and "libQnnHtp.so" in done.stderr, done.stderr
+
+
+def test_what_is_no_library(folder):
+    model("linear", folder)
+    (folder / "libQnnHtp.so").write_bytes(b"no library")
+    done = kit.call("lower", folder / "model.pt2", "--backend", BACKEND, "--option", f"qnn-lib={folder}", "--option", "float=half", "--out", folder / "m.pte")
+    assert done.returncode == 1 and "cannot be loaded" in done.stderr, done.stderr
+    assert not (folder / "m.pte").exists()
+
+
+def test_unknown_chip(folder):
+    model("linear", folder)
+    done = kit.call("lower", folder / "model.pt2", "--backend", BACKEND, "--target", "SM1", "--out", folder / "m.pte")
+    assert done.returncode == 2 and "SM8650" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("recipe, chip, words", [("16a16w", "SM8450", "SM8550"), ("16a4w-block", "SM8350", "SM8450")])
+def test_what_a_chip_lacks(recipe, chip, words, folder):
+    model("linear", folder)
+    arguments = ["quantize", folder / "model.pt2", "--backend", BACKEND, "--recipe", recipe, "--target", chip]
+    done = kit.call(*arguments, "--calibrate", folder / "calib.npz", "--save-quantized", folder / "q.pt2")
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+
+
+@needs_library
+def test_refused_where_it_is_not_quantized_for_the_chip(folder):
+    """Quantized for a new chip, lowered for an old one: the library refuses, in words, and nothing is written."""
+    model("matmul", folder)
+    q = quantize(folder, "16a16w")
+    done = kit.call("lower", q, "--backend", BACKEND, "--target", "SM8350", "--option", "strict=true", "--out", folder / "m.pte", env=HERE)
+    assert done.returncode == 1 and "MatMul" in done.stderr and "SM8350" in done.stderr, done.stderr
+    assert not (folder / "m.pte").exists()
+
+
+# ---- files ----
+
+
+@needs_library
+def test_payload(folder):
+    """What the runtime reads of a delegate: the header, the options, the names."""
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    model("conv_relu", folder)
+    pte = folder / "m.pte"
+    kit.lowbit("lower", quantize(folder, "8a8w"), "--backend", BACKEND, "--out", pte, env=HERE)
+    kernels, delegates = kit.operators(pte)
+    assert (kernels, delegates) == (set(), 1)
+    read = deserialize_pte_binary(pte.read_bytes())
+    program = getattr(read, "program", read)
+    (delegate,) = program.execution_plan[0].delegates
+    assert delegate.id == "QnnBackend"
+    (spec,) = delegate.compile_specs
+    assert spec.key == "qnn_compile_spec"
+    data = bytes(program.backend_delegate_data[delegate.processed.index].data)
+    magic, signature, size = struct.unpack_from("<IqQ", data)
+    assert magic == 0x5678ABCD and signature > 0 and size == len(data) - 256
+    assert b"input_0_" in data and b"output_0_" in data and b"forward" in data
+    options_of(bytes(spec.value))
+
+
+def options_of(value):
+    """ExecuTorch reads the options as its own; without Qualcomm's Python packages, by the schema's compiler alone."""
+    try:
+        from executorch.backends.qualcomm.serialization.qc_schema_serialize import flatbuffer_to_option
+    except ImportError:
+        return
+    options = flatbuffer_to_option(value)
+    assert options.soc_info.soc_model == 57 and options.soc_info.htp_info.htp_arch == 75
+    assert options.backend_options.backend_type == 2 and options.backend_options.htp_options.use_fold_relu
