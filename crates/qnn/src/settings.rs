@@ -60,12 +60,17 @@ impl Settings {
         if let (Some(a), Some(b)) = (options.get("soc"), options.get("target"))
             && a != b
         {
-            return Err(bad_option("soc", format!("target says {b:?}, which is the same option; give one of them")));
+            return Err(bad_option(
+                "soc",
+                format!("target says {b:?}, which is the same option; give one of them"),
+            ));
         }
         for (name, value) in options {
             let known = match &**name {
                 "soc" | "target" => chip(value).map(|c| s.soc = c),
-                "qnn-lib" if value.trim().is_empty() => Err("it names the folder of Qualcomm's library".into()),
+                "qnn-lib" if value.trim().is_empty() => {
+                    Err("it names the folder of Qualcomm's library".into())
+                }
                 "qnn-lib" => {
                     s.library = Some(PathBuf::from(value));
                     Ok(())
@@ -119,7 +124,14 @@ mod tests {
             Settings::read(&o, |name| name == "mine").map_err(|e| e.to_string())
         };
         assert_eq!(read(&[]), Ok(Settings::default()));
-        let all = [("soc", "sm8350"), ("qnn-lib", "/lib"), ("float", "half"), ("strict", "true"), ("library", "false"), ("mine", "?")];
+        let all = [
+            ("soc", "sm8350"),
+            ("qnn-lib", "/lib"),
+            ("float", "half"),
+            ("strict", "true"),
+            ("library", "false"),
+            ("mine", "?"),
+        ];
         let want = Settings {
             soc: soc::find("SM8350").unwrap(),
             library: Some("/lib".into()),

@@ -1,11 +1,11 @@
 //! The checks, in the order of the flow. The first that fails ends its case.
 
 use crate::cases::{CASES, Case};
-use lowbit_core::flow::run_lowered;
 use crate::{FLOAT, Kit, data};
 use lowbit_core::Tensor;
 use lowbit_core::backend::{Claim, Lowering};
 use lowbit_core::executor::{Executor, RunError};
+use lowbit_core::flow::run_lowered;
 use lowbit_core::flow::{self, Evaluator, Lowered, Place};
 use lowbit_core::ir::{Key, NodeId, Program, text, verify};
 use lowbit_core::ops;

@@ -35,7 +35,8 @@ pub fn run(args: &Run, quiet: bool) -> Result<(), CliError> {
         None => {
             let program = import(&args.model)?;
             let mut session = CpuExecutor::default().load(&program, &[])?;
-            let results = all(&program, &data, quiet, &mut |inputs| Ok(session.run(inputs, &mut |_, _| {})?))?;
+            let results =
+                all(&program, &data, quiet, &mut |inputs| Ok(session.run(inputs, &mut |_, _| {})?))?;
             (program, results)
         }
     };

@@ -16,7 +16,10 @@ pub enum LibraryError {
         reason: String,
     },
     /// It speaks another version of the interface.
-    #[error("{path} has interface {found}; lowbit knows {known}: install a version that has it ({})", super::find::INSTALL)]
+    #[error(
+        "{path} has interface {found}; lowbit knows {known}: install a version that has it ({})",
+        super::find::INSTALL
+    )]
     Version {
         /// The file.
         path: String,

@@ -52,11 +52,16 @@ pub fn find(option: Option<&Path>, around: &Surroundings) -> Result<PathBuf, Str
     for (what, folder) in named {
         let Some(folder) = folder else { continue };
         return inside(folder).ok_or_else(|| {
-            format!("{what} names {}, where there is no {HTP}; name its folder, or install it: {INSTALL}", folder.display())
+            format!(
+                "{what} names {}, where there is no {HTP}; name its folder, or install it: {INSTALL}",
+                folder.display()
+            )
         });
     }
     let sdk = around.sdk_root.as_ref().map(|root| root.join(SDK_FOLDER));
-    let found = sdk.and_then(|folder| inside(&folder)).or_else(|| around.prefixes.iter().find_map(|p| in_packages(p)));
+    let found = sdk
+        .and_then(|folder| inside(&folder))
+        .or_else(|| around.prefixes.iter().find_map(|p| in_packages(p)));
     found.ok_or_else(|| {
         format!("Qualcomm's library ({HTP}) is not here; install it ({INSTALL}), or say --option qnn-lib=FOLDER, or set QNN_LIB_DIR")
     })
@@ -108,7 +113,8 @@ mod tests {
         let sdk = root.join("sdk");
         touch(&wheel.join(HTP));
         touch(&sdk.join(SDK_FOLDER).join(HTP));
-        let mut around = Surroundings { prefixes: vec![root.join("none"), root.join("venv")], ..Default::default() };
+        let mut around =
+            Surroundings { prefixes: vec![root.join("none"), root.join("venv")], ..Default::default() };
         assert_eq!(find(None, &around), Ok(wheel.clone()));
         around.sdk_root = Some(sdk.clone());
         assert_eq!(find(None, &around), Ok(sdk.join(SDK_FOLDER)));

@@ -68,7 +68,8 @@ impl HeldTensor {
             }
             Encoding::Axis { axis, scales, offsets, bits: None } => {
                 pairs = scales.iter().zip(offsets).map(pair).collect();
-                let axis = abi::Axis { axis: *axis as i32, count: count(pairs.len()), values: pairs.as_ptr() };
+                let axis =
+                    abi::Axis { axis: *axis as i32, count: count(pairs.len()), values: pairs.as_ptr() };
                 (encoding::AXIS, abi::Parameters { axis })
             }
             Encoding::Axis { axis, scales, offsets, bits: Some(bits) } => {
@@ -172,7 +173,8 @@ impl HeldOp {
         let mut held = vec![];
         for (i, (param, value)) in op.params.iter().enumerate() {
             let label = c_string(param);
-            let scalar = |dtype: u32, value: abi::Number| abi::ParamValue { scalar: abi::Scalar { dtype, value } };
+            let scalar =
+                |dtype: u32, value: abi::Number| abi::ParamValue { scalar: abi::Scalar { dtype, value } };
             let (kind, value) = match value {
                 Param::U32(n) => (0, scalar(0x132, abi::Number { u32: *n })),
                 Param::I32(n) => (0, scalar(0x32, abi::Number { i32: *n })),

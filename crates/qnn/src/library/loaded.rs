@@ -56,7 +56,8 @@ impl Session {
         let system = self.0.library.system()?;
         let heard = Listening::begin();
         type Create = unsafe extern "C" fn(*mut Handle) -> Status;
-        type Info = unsafe extern "C" fn(Handle, *const c_void, u64, *mut *const BinaryInfo, *mut u64) -> Status;
+        type Info =
+            unsafe extern "C" fn(Handle, *const c_void, u64, *mut *const BinaryInfo, *mut u64) -> Status;
         type Free = unsafe extern "C" fn(Handle) -> Status;
         let (mut handle, mut info, mut size) = (null_mut(), null(), 0u64);
         // SAFETY: the types are those of the functions. What they tell is copied before it is freed.
@@ -97,7 +98,8 @@ struct Described {
 /// # Safety
 /// `info` is what `systemContextGetBinaryInfo` gave, and has not been freed.
 unsafe fn describe(info: *const BinaryInfo) -> Result<Described, Failure> {
-    let fail = |why: String| Failure { call: "systemContextGetBinaryInfo", code: 0, op: None, messages: vec![why] };
+    let fail =
+        |why: String| Failure { call: "systemContextGetBinaryInfo", code: 0, op: None, messages: vec![why] };
     if info.is_null() {
         return Err(fail("it tells nothing".into()));
     }
@@ -105,7 +107,9 @@ unsafe fn describe(info: *const BinaryInfo) -> Result<Described, Failure> {
     unsafe {
         if (*info).version != BINARY_INFO {
             let found = (*info).version;
-            return Err(fail(format!("it describes binaries in version {found}; lowbit reads version {BINARY_INFO}")));
+            return Err(fail(format!(
+                "it describes binaries in version {found}; lowbit reads version {BINARY_INFO}"
+            )));
         }
         let (count, graphs) = ((*info).graph_count, (*info).graphs);
         if count != 1 || graphs.is_null() {
@@ -131,7 +135,8 @@ unsafe fn port(t: &abi::Tensor) -> Result<(Port, RawPort), String> {
         (CStr::from_ptr(t.name).to_owned(), std::slice::from_raw_parts(t.dims, t.rank as usize).to_vec())
     };
     let text = name.to_string_lossy().into_owned();
-    let dtype = DType::of_code(t.dtype).ok_or_else(|| format!("{text} has an element type {:#x}, unknown here", t.dtype))?;
+    let dtype = DType::of_code(t.dtype)
+        .ok_or_else(|| format!("{text} has an element type {:#x}, unknown here", t.dtype))?;
     // What it points to is copied; parameters of quantization are the graph's own affair.
     let quantization = abi::Quantization {
         definition: abi::UNDEFINED,
@@ -139,7 +144,8 @@ unsafe fn port(t: &abi::Tensor) -> Result<(Port, RawPort), String> {
         parameters: abi::Parameters { room: [0; 4] },
     };
     let sparse = abi::Sparse { kind: abi::UNDEFINED, a: 0, b: 0 };
-    let tensor = abi::Tensor { version: 2, quantization, memory: 0, dynamic: null(), sparse, produced: 0, ..*t };
+    let tensor =
+        abi::Tensor { version: 2, quantization, memory: 0, dynamic: null(), sparse, produced: 0, ..*t };
     let port = Port { name: text, dtype, dims: dims.clone() };
     Ok((port, RawPort { tensor: held::Raw(tensor), name, dims }))
 }
@@ -150,11 +156,22 @@ impl Loaded {
     /// # Errors
     /// When sizes do not fit, or the library fails.
     pub fn run(&self, inputs: &[&[u8]]) -> Result<Vec<Vec<u8>>, Failure> {
-        type Execute =
-            unsafe extern "C" fn(Handle, *const abi::Tensor, u32, *mut abi::Tensor, u32, Handle, Handle) -> Status;
+        type Execute = unsafe extern "C" fn(
+            Handle,
+            *const abi::Tensor,
+            u32,
+            *mut abi::Tensor,
+            u32,
+            Handle,
+            Handle,
+        ) -> Status;
         let fail = |why: String| Failure { call: "graphExecute", code: 0, op: None, messages: vec![why] };
         if inputs.len() != self.inputs.len() {
-            return Err(fail(format!("the graph takes {} inputs, {} were given", self.inputs.len(), inputs.len())));
+            return Err(fail(format!(
+                "the graph takes {} inputs, {} were given",
+                self.inputs.len(),
+                inputs.len()
+            )));
         }
         for (given, port) in inputs.iter().zip(&self.inputs) {
             if given.len() != port.size() {
@@ -165,7 +182,12 @@ impl Loaded {
         let mut outputs: Vec<Vec<u8>> = self.outputs.iter().map(|p| vec![0; p.size()]).collect();
         let with = |raw: &RawPort, data: *mut u8, size: usize| {
             let buffer = abi::Buffer { data: data.cast(), size: u32::try_from(size).unwrap_or(u32::MAX) };
-            held::Raw(abi::Tensor { name: raw.name.as_ptr(), dims: raw.dims.as_ptr(), buffer, ..raw.tensor.0 })
+            held::Raw(abi::Tensor {
+                name: raw.name.as_ptr(),
+                dims: raw.dims.as_ptr(),
+                buffer,
+                ..raw.tensor.0
+            })
         };
         let given: Vec<held::Raw> =
             self.raw[0].iter().zip(inputs).map(|(r, b)| with(r, b.as_ptr().cast_mut(), b.len())).collect();
@@ -177,7 +199,15 @@ impl Loaded {
             let library = self.context.session.0.library;
             let execute: Execute = library.function("graphExecute", place::GRAPH_EXECUTE)?;
             let (count, results) = (given.len() as u32, made.len() as u32);
-            execute(self.graph, given.as_ptr().cast(), count, made.as_mut_ptr().cast(), results, null_mut(), null_mut())
+            execute(
+                self.graph,
+                given.as_ptr().cast(),
+                count,
+                made.as_mut_ptr().cast(),
+                results,
+                null_mut(),
+                null_mut(),
+            )
         };
         done("graphExecute", status, &heard)?;
         Ok(outputs)

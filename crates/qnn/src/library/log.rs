@@ -62,7 +62,8 @@ pub unsafe extern "C" fn callback(format: *const c_char, level: u32, _time: u64,
     // SAFETY: the library hands over a format and the arguments that go with it; the buffer is as long as said.
     let length = unsafe { vsnprintf(text.as_mut_ptr().cast(), text.len(), format, arguments) };
     let length = usize::try_from(length).unwrap_or(0).min(text.len() - 1);
-    let message = String::from_utf8_lossy(&text[..length]).trim().trim_start_matches("<E>").trim().to_string();
+    let message =
+        String::from_utf8_lossy(&text[..length]).trim().trim_start_matches("<E>").trim().to_string();
     let mut list = heard();
     // A graph can fail thousands of times.
     if list.len() < 1000 {

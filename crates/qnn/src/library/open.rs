@@ -120,7 +120,8 @@ impl SystemTable {
 /// `F` is the type of function number `place` of the table.
 unsafe fn function<F: Copy>(table: &[Handle], call: &'static str, place: usize) -> Result<F, Failure> {
     assert_eq!(size_of::<F>(), size_of::<Handle>(), "functions are pointers");
-    let missing = || Failure { call, code: 0, op: None, messages: vec!["this library does not have it".into()] };
+    let missing =
+        || Failure { call, code: 0, op: None, messages: vec!["this library does not have it".into()] };
     let pointer = table.get(place).filter(|p| !p.is_null()).ok_or_else(missing)?;
     // SAFETY: the caller says what type it has; pointers to functions are as large as any other.
     Ok(unsafe { std::mem::transmute_copy(pointer) })
@@ -155,7 +156,10 @@ fn check(path: &Path, v: Version) -> Result<(), LibraryError> {
     Err(LibraryError::Version {
         path: path.display().to_string(),
         found: format!("{}.{}.{}", v.major, v.minor, v.patch),
-        known: format!("{}.{} and later ones of major version {}, tested up to {}.{}", OLDEST.0, OLDEST.1, OLDEST.0, NEWEST.0, NEWEST.1),
+        known: format!(
+            "{}.{} and later ones of major version {}, tested up to {}.{}",
+            OLDEST.0, OLDEST.1, OLDEST.0, NEWEST.0, NEWEST.1
+        ),
     })
 }
 
@@ -172,7 +176,10 @@ mod tests {
         }
         for bad in [v(2, 26), v(1, 40), v(3, 0)] {
             let e = check(path, bad).unwrap_err().to_string();
-            assert!(e.contains(&format!("interface {}.{}.0", bad.major, bad.minor)) && e.contains(find::INSTALL), "{e}");
+            assert!(
+                e.contains(&format!("interface {}.{}.0", bad.major, bad.minor)) && e.contains(find::INSTALL),
+                "{e}"
+            );
         }
     }
 

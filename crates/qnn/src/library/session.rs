@@ -81,7 +81,8 @@ impl Session {
         // SAFETY: the type is the function's; the text is the library's own and constant.
         unsafe {
             let get: Get = self.0.library.function("backendGetBuildId", place::BACKEND_BUILD_ID).ok()?;
-            (get(&raw mut text) == 0 && !text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
+            (get(&raw mut text) == 0 && !text.is_null())
+                .then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
         }
     }
 
@@ -101,7 +102,8 @@ impl Session {
         let heard = Listening::begin();
         // SAFETY: the type is the function's; the operator and all that it points to live through the call.
         let status = unsafe {
-            let validate: Validate = self.0.library.function("backendValidateOpConfig", place::BACKEND_VALIDATE)?;
+            let validate: Validate =
+                self.0.library.function("backendValidateOpConfig", place::BACKEND_VALIDATE)?;
             validate(self.0.backend, held.raw())
         };
         done("backendValidateOpConfig", status, &heard)
@@ -190,9 +192,18 @@ impl Context {
         let mut context = Context { session: session.clone(), handle: null_mut() };
         // SAFETY: the type is the function's; the library copies what it needs of the bytes.
         let status = unsafe {
-            let create: Create = session.0.library.function("contextCreateFromBinary", place::CONTEXT_FROM_BINARY)?;
+            let create: Create =
+                session.0.library.function("contextCreateFromBinary", place::CONTEXT_FROM_BINARY)?;
             let (bytes, size) = (binary.as_ptr().cast(), binary.len() as u64);
-            create(session.0.backend, session.0.device, null(), bytes, size, &raw mut context.handle, null_mut())
+            create(
+                session.0.backend,
+                session.0.device,
+                null(),
+                bytes,
+                size,
+                &raw mut context.handle,
+                null_mut(),
+            )
         };
         done("contextCreateFromBinary", status, heard)?;
         Ok(context)
@@ -209,7 +220,12 @@ impl Context {
         // SAFETY: the type is the function's; names and settings live through the call.
         let status = unsafe {
             let create: Create = self.session.0.library.function("graphCreate", place::GRAPH_CREATE)?;
-            create(self.handle, name.as_ptr(), if settings.is_empty() { null() } else { list.as_ptr() }, &raw mut graph)
+            create(
+                self.handle,
+                name.as_ptr(),
+                if settings.is_empty() { null() } else { list.as_ptr() },
+                &raw mut graph,
+            )
         };
         done("graphCreate", status, heard)?;
         Ok(graph)
@@ -245,7 +261,8 @@ impl Context {
         type Finalize = unsafe extern "C" fn(Handle, Handle, Handle) -> Status;
         // SAFETY: the type is the function's.
         let status = unsafe {
-            let finalize: Finalize = self.session.0.library.function("graphFinalize", place::GRAPH_FINALIZE)?;
+            let finalize: Finalize =
+                self.session.0.library.function("graphFinalize", place::GRAPH_FINALIZE)?;
             finalize(made, null_mut(), null_mut())
         };
         done("graphFinalize", status, heard).map_err(|f| {
@@ -264,7 +281,8 @@ impl Context {
         unsafe {
             let get: Size = library.function("contextGetBinarySize", place::CONTEXT_BINARY_SIZE)?;
             done("contextGetBinarySize", get(self.handle, &raw mut size), heard)?;
-            let too_large = |_| Failure { call: "contextGetBinarySize", code: size, op: None, messages: vec![] };
+            let too_large =
+                |_| Failure { call: "contextGetBinarySize", code: size, op: None, messages: vec![] };
             let mut bytes = vec![0u8; usize::try_from(size).map_err(too_large)?];
             let get: Get = library.function("contextGetBinary", place::CONTEXT_BINARY)?;
             let status = get(self.handle, bytes.as_mut_ptr().cast(), size, &raw mut written);

@@ -50,7 +50,9 @@ fn types(all: &str) -> Option<String> {
     }
     // The closest ones first: those that differ in the fewest places. The sort is stable.
     let wanted = shown(&asked.0, &asked.1);
-    let parts = |s: &str| s.split([' ', ',', '(', ')']).filter(|p| !p.is_empty()).map(str::to_string).collect::<Vec<_>>();
+    let parts = |s: &str| {
+        s.split([' ', ',', '(', ')']).filter(|p| !p.is_empty()).map(str::to_string).collect::<Vec<_>>()
+    };
     let mine = parts(&wanted);
     sets.sort_by_key(|s| parts(s).iter().zip(&mine).filter(|(a, b)| a != b).count());
     let more = sets.len().saturating_sub(MOST);

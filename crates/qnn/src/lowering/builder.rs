@@ -153,7 +153,9 @@ impl<'a> Builder<'a> {
     pub fn shape(&self, v: ValueId) -> Emitted<Vec<u32>> {
         let (ty, name) = (self.program.graph.ty(v), &self.program.graph.value(v).name);
         let known = ty.known_shape().ok_or_else(|| {
-            format!("%{name} is {ty}; the chip's graphs have fixed sizes: export the model without dynamic shapes")
+            format!(
+                "%{name} is {ty}; the chip's graphs have fixed sizes: export the model without dynamic shapes"
+            )
         })?;
         let fit = |n: usize| u32::try_from(n).map_err(|_| format!("%{name} is {ty}, too large for the chip"));
         known.into_iter().map(fit).collect()
@@ -284,7 +286,9 @@ impl<'a> Builder<'a> {
                 let order: Vec<usize> = match layout {
                     Layout::Last => order,
                     // The way back.
-                    Layout::Plain => (0..rank).map(|d| order.iter().position(|&o| o == d).unwrap_or(d)).collect(),
+                    Layout::Plain => {
+                        (0..rank).map(|d| order.iter().position(|&o| o == d).unwrap_or(d)).collect()
+                    }
                 };
                 self.transpose(t, &order)
             }
@@ -366,7 +370,11 @@ impl<'a> Builder<'a> {
             let name = self.program.graph.value(v).name.clone();
             let (kind, shape) = (self.border(v)?, self.shape(v)?);
             let t = self.tensor(&format!("input_{k}_{name}"), Role::Input, kind, shape, Bytes::new());
-            let t = if self.get(t).dtype == DType::Int64 { self.convert(t, &Kind::plain(DType::Int32))? } else { t };
+            let t = if self.get(t).dtype == DType::Int64 {
+                self.convert(t, &Kind::plain(DType::Int32))?
+            } else {
+                t
+            };
             self.set(v, (t, Layout::Plain));
         }
         Ok(())
@@ -379,7 +387,9 @@ impl<'a> Builder<'a> {
         match ty.dtype {
             CoreType::I64 => Ok(Kind::plain(DType::Int64)),
             // torchao's 16-bit integers are wider outside than on the chip.
-            CoreType::I32 if kind.is_fixed() => Err(format!("%{name} holds 16-bit numbers in {ty}; HTP has them in 16 bits")),
+            CoreType::I32 if kind.is_fixed() => {
+                Err(format!("%{name} holds 16-bit numbers in {ty}; HTP has them in 16 bits"))
+            }
             CoreType::F32 => Ok(Kind::plain(DType::F32)),
             CoreType::F16 => Ok(Kind::plain(DType::F16)),
             _ => Ok(kind),

@@ -40,7 +40,9 @@ impl Device for Emulator {
         let mut given: Vec<&[u8]> = vec![];
         for port in &loaded.inputs {
             let number = number(&port.name, "input_").filter(|&k| k < inputs.len());
-            given.push(inputs[number.ok_or_else(|| format!("its input {} has no number", port.name))?].bytes());
+            given.push(
+                inputs[number.ok_or_else(|| format!("its input {} has no number", port.name))?].bytes(),
+            );
         }
         let made = loaded.run(&given).map_err(|e| e.to_string())?;
         let mut results = vec![];

@@ -136,10 +136,12 @@ pub fn of(program: &Program, v: ValueId) -> Emitted<Kind> {
         CoreType::I32 if integers(program, v).is_none() => Ok(Kind::plain(DType::Int32)),
         CoreType::I64 => Ok(Kind::plain(DType::Int32)),
         CoreType::Bool => Ok(Kind::plain(DType::Bool)),
-        CoreType::U8 | CoreType::I8 | CoreType::U16 | CoreType::I16 | CoreType::I32 => match integers(program, v) {
-            Some(n) => of_parameters(g.node(n)).map_err(about),
-            None => Err(about(format!("HTP has no plain {}", g.ty(v).dtype))),
-        },
+        CoreType::U8 | CoreType::I8 | CoreType::U16 | CoreType::I16 | CoreType::I32 => {
+            match integers(program, v) {
+                Some(n) => of_parameters(g.node(n)).map_err(about),
+                None => Err(about(format!("HTP has no plain {}", g.ty(v).dtype))),
+            }
+        }
         other => Err(about(format!("HTP has no {other}"))),
     }
 }
@@ -166,7 +168,9 @@ fn of_float(program: &Program, v: ValueId) -> Emitted<Kind> {
     if quantizers.is_empty() {
         // An activation that clamps: what is clamped has the kind of the result.
         return match readers[..] {
-            [act] if clamp(g.node(act)).is_some() && g.value(v).uses().len() == 1 => of_float(program, g.node(act).output()),
+            [act] if clamp(g.node(act)).is_some() && g.value(v).uses().len() == 1 => {
+                of_float(program, g.node(act).output())
+            }
             _ => float,
         };
     }
@@ -186,7 +190,11 @@ pub fn exits(program: &Program, v: ValueId) -> Vec<NodeId> {
         return quantizers;
     }
     match g.users(v)[..] {
-        [act] if clamp(g.node(act)).is_some() && !g.is_output(v) && of_float(program, v).is_ok_and(|k| k.is_fixed()) => {
+        [act]
+            if clamp(g.node(act)).is_some()
+                && !g.is_output(v)
+                && of_float(program, v).is_ok_and(|k| k.is_fixed()) =>
+        {
             [vec![act], exits(program, g.node(act).output())].concat()
         }
         _ => vec![],

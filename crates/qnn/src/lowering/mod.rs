@@ -130,7 +130,8 @@ impl Lowering for Qnn {
         emit::node(&mut b, node, self.settings.half()).ok()?;
         let ops: Vec<String> = b.graph().ops.iter().map(|op| b.graph().describe(op)).collect();
         let judge = self.oracle().name();
-        (!ops.is_empty()).then(|| format!("{}; validated for {} by {judge}", ops.join(", "), self.settings.soc))
+        (!ops.is_empty())
+            .then(|| format!("{}; validated for {} by {judge}", ops.join(", "), self.settings.soc))
     }
 
     fn compile(&self, part: &Program) -> Result<Blob, BackendError> {
@@ -142,7 +143,9 @@ impl Lowering for Qnn {
     fn device(&self) -> Result<Box<dyn Device + '_>, BackendError> {
         match self.oracle() {
             Oracle::Library(session) => Ok(Box::new(Emulator::new(session.clone()))),
-            Oracle::Table(e) => Err(BackendError::NoDevice { backend: self.delegate_id(), reason: e.to_string() }),
+            Oracle::Table(e) => {
+                Err(BackendError::NoDevice { backend: self.delegate_id(), reason: e.to_string() })
+            }
         }
     }
 
@@ -186,7 +189,8 @@ impl Qnn {
             } else if kind::clamp(n).is_some() && kind::of(program, v)?.is_fixed() {
                 // What it clamps is no value of its own.
                 let name = &g.node(p).name;
-                self.rehearse(program, p).map_err(|_| format!("it clamps what %{name} makes, which stays outside"))?;
+                self.rehearse(program, p)
+                    .map_err(|_| format!("it clamps what %{name} makes, which stays outside"))?;
                 with.push(p);
             }
         }

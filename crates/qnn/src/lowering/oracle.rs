@@ -45,7 +45,10 @@ impl Oracle {
                     format!("Qualcomm's library refuses {} on {soc}: {said}", graph.describe(op))
                 })?,
                 Oracle::Table(_) => table(graph, op, soc.arch).map_err(|why| {
-                    format!("{} on {soc}, by lowbit's table (Qualcomm's library is not here): {why}", graph.describe(op))
+                    format!(
+                        "{} on {soc}, by lowbit's table (Qualcomm's library is not here): {why}",
+                        graph.describe(op)
+                    )
                 })?,
             }
         }
@@ -57,7 +60,8 @@ fn session(settings: &Settings) -> Result<Session, LibraryError> {
     if !settings.ask {
         return Err(LibraryError::Missing("option library=false leaves Qualcomm's library alone".into()));
     }
-    let folder = find::find(settings.library.as_deref(), &find::Surroundings::here()).map_err(LibraryError::Missing)?;
+    let folder = find::find(settings.library.as_deref(), &find::Surroundings::here())
+        .map_err(LibraryError::Missing)?;
     Session::open(Library::open(&folder, find::HTP)?, Some(settings.soc))
 }
 
@@ -78,7 +82,8 @@ fn table(graph: &Graph, op: &Op, arch: Arch) -> Result<(), String> {
         need(soc::BLOCK_WEIGHTS, "scales by blocks of weights")?;
     }
     let free = ["Convert", "Quantize", "Dequantize", "Cast", "Gather", "Argmax", "Argmin"].contains(&op.kind);
-    let widths: Vec<DType> = read.iter().take(1).chain(&made).map(|t| t.dtype).filter(|d| d.is_fixed()).collect();
+    let widths: Vec<DType> =
+        read.iter().take(1).chain(&made).map(|t| t.dtype).filter(|d| d.is_fixed()).collect();
     if !free && widths.windows(2).any(|w| w[0].size() != w[1].size()) {
         return Err("what it reads and what it makes are of different widths".into());
     }

@@ -2,7 +2,9 @@
 
 use super::{Builder, emit};
 use lowbit_core::ir::{NodeId, Program};
-use lowbit_core::passes::{DeadCode, Decompose, DuplicateDequantize, FoldBatchNorm, FoldMoves, Pipeline, Recompose};
+use lowbit_core::passes::{
+    DeadCode, Decompose, DuplicateDequantize, FoldBatchNorm, FoldMoves, Pipeline, Recompose,
+};
 
 /// Brings a program, in whichever form it was saved, into operators that the chip has.
 ///

@@ -43,7 +43,8 @@ pub fn unwrap(payload: &[u8]) -> Result<&[u8], String> {
         return Err("it does not begin like a QNN payload".into());
     }
     let size = usize::try_from(number(12)).ok().and_then(|n| HEADER.checked_add(n));
-    size.and_then(|end| payload.get(HEADER..end)).ok_or_else(|| "the context binary in it is cut short".into())
+    size.and_then(|end| payload.get(HEADER..end))
+        .ok_or_else(|| "the context binary in it is cut short".into())
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 //! The greatest scale of a channel's blocks is 16 times the channel's; the others are rounded to whole multiples of it, at
 //! least one (ExecuTorch's `PerBlockParamObserver` with 16 steps).
 
-use lowbit_core::quant::{Observer, ObserverError, ObserverFactory, ObserverKind, ObserverState, QParams, QuantSpec, observer};
+use lowbit_core::quant::{
+    Observer, ObserverError, ObserverFactory, ObserverKind, ObserverState, QParams, QuantSpec, observer,
+};
 use ndarray::ArrayViewD;
 use std::sync::{Arc, LazyLock};
 

@@ -74,7 +74,8 @@ pub fn with_options(name: &str, options: &Options) -> Result<Box<dyn Quantizer>,
             q = q.set(scope, OpConfig::float());
             continue;
         }
-        let wrong = || bad_option(option, format!("{value:?} is neither float nor one of {}", known().join(", ")));
+        let wrong =
+            || bad_option(option, format!("{value:?} is neither float nor one of {}", known().join(", ")));
         let scheme = recipes.get(option, value)?.ok_or_else(wrong)?;
         q = q.set(scope, scheme.config());
         names.push(value);

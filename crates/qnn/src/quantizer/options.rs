@@ -37,7 +37,8 @@ pub(super) fn scope(option: &str) -> Result<Option<Scope>, BackendError> {
 /// Whether the quantizer has an option of this name.
 pub fn is_option(option: &str) -> bool {
     let parts = ["module-name", "module-type", "operator", "node", "pattern"];
-    option.split_once(':').is_some_and(|(kind, _)| parts.contains(&kind)) || CHANGES.iter().any(|(name, ..)| *name == option)
+    option.split_once(':').is_some_and(|(kind, _)| parts.contains(&kind))
+        || CHANGES.iter().any(|(name, ..)| *name == option)
 }
 
 type Read = fn(&str) -> Result<Change, String>;
@@ -132,8 +133,11 @@ fn block_size(text: &str) -> Result<Change, String> {
 
 fn observer(text: &str) -> Result<Change, String> {
     let kinds = [("histogram", 0), ("min-max", 1), ("moving-average-min-max", 2)];
-    let all =
-        [ObserverKind::Histogram { bins: 2048 }, ObserverKind::MinMax, ObserverKind::MovingAverage { constant: 0.01 }];
+    let all = [
+        ObserverKind::Histogram { bins: 2048 },
+        ObserverKind::MinMax,
+        ObserverKind::MovingAverage { constant: 0.01 },
+    ];
     let observer = all[choice(text, &kinds)?].clone();
     Ok(Box::new(move |s| {
         s.observer = Some(observer.clone());

@@ -10,7 +10,10 @@ use std::sync::Arc;
 
 /// What there is, the default first. `16a4w`: activations of 16 bits, weights of 4.
 pub const RECIPES: &[Recipe] = &[
-    Recipe { name: "8a8w", help: "8-bit activations with ranges from calibration; 8-bit weights, one scale a channel" },
+    Recipe {
+        name: "8a8w",
+        help: "8-bit activations with ranges from calibration; 8-bit weights, one scale a channel",
+    },
     Recipe { name: "8a4w", help: "the same with 4-bit weights" },
     Recipe { name: "16a8w", help: "16-bit activations, 8-bit weights" },
     Recipe { name: "16a4w", help: "16-bit activations, 4-bit weights" },
@@ -57,7 +60,13 @@ pub fn recipe(name: &str) -> Option<Scheme> {
     };
     let (a, w) = widths.strip_suffix('w')?.split_once('a')?;
     let scales = if blocks { Scales::Block(32) } else { Scales::Channel };
-    Some(Scheme { activation: a.parse().ok()?, weight: w.parse().ok()?, scales, observer: None, symmetric: false })
+    Some(Scheme {
+        activation: a.parse().ok()?,
+        weight: w.parse().ok()?,
+        scales,
+        observer: None,
+        symmetric: false,
+    })
 }
 
 /// The least scale: a ten-thousandth of the range that the integers of a tensor may span, as ExecuTorch's quantizer has it.
@@ -89,12 +98,14 @@ impl Scheme {
         let activation = QuantSpec::new(range, mapping, observer).eps(least_scale(range));
         let Some(range) = self.weights() else { return OpConfig::float() };
         // 16-bit scales are the least of those that any channel may have.
-        let weight = QuantSpec::new(range, Mapping::Symmetric, ObserverKind::MinMax).eps(least_scale(QRange::UINT16));
+        let weight =
+            QuantSpec::new(range, Mapping::Symmetric, ObserverKind::MinMax).eps(least_scale(QRange::UINT16));
         match self.scales {
             Scales::Tensor => OpConfig::new(activation, weight),
             Scales::Channel => OpConfig::new(activation, weight.per_channel(0)),
             Scales::Block(size) => {
-                let blocks = QuantSpec { observer: SMALL_BLOCKS.kind(), ..weight.blocks(Blocks::Group(size)) };
+                let blocks =
+                    QuantSpec { observer: SMALL_BLOCKS.kind(), ..weight.blocks(Blocks::Group(size)) };
                 let channels = Scheme { scales: Scales::Channel, ..self.clone() };
                 OpConfig { otherwise: Some(Arc::new(channels.config())), ..OpConfig::new(activation, blocks) }
             }
@@ -121,7 +132,9 @@ pub fn fits(scheme: &Scheme, soc: &Soc) -> Result<(), String> {
         need(soc::BLOCK_WEIGHTS, "scales by blocks of weights", "take recipe 16a4w")?;
     }
     if scheme.weight == 2 && scheme.scales == Scales::Tensor {
-        return Err("HTP has 2-bit weights with a scale a channel only; leave weight-granularity=per-channel".into());
+        return Err(
+            "HTP has 2-bit weights with a scale a channel only; leave weight-granularity=per-channel".into(),
+        );
     }
     Ok(())
 }
@@ -129,7 +142,9 @@ pub fn fits(scheme: &Scheme, soc: &Soc) -> Result<(), String> {
 /// Why there is no such recipe, where that needs more words than a list of what there is.
 pub fn never(name: &str) -> Option<&'static str> {
     Some(match name {
-        "fp16a8w" => "Qualcomm's library refuses 8-bit weights with half-float activations; take 16a8w, or leave the program in floating point and say float=half",
+        "fp16a8w" => {
+            "Qualcomm's library refuses 8-bit weights with half-float activations; take 16a8w, or leave the program in floating point and say float=half"
+        }
         _ if name.contains("dynamic") => "HTP cannot choose ranges while running; take 8a8w or 16a8w",
         _ if name.starts_with("int8") => "take 8a8w, which is what it means here",
         _ => return None,

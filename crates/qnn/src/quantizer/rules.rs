@@ -6,8 +6,8 @@ use lowbit_core::dtype::DType;
 use lowbit_core::ir::{Program, ValueId};
 use lowbit_core::ops::{self, OpDef};
 use lowbit_core::quant::{
-    Annotation, Annotations, Blocks, DeriveRule, Granularity, Mapping, ObserverKind, QParams, QRange, QScheme, QuantSpec,
-    Site, Spec,
+    Annotation, Annotations, Blocks, DeriveRule, Granularity, Mapping, ObserverKind, QParams, QRange,
+    QScheme, QuantSpec, Site, Spec,
 };
 use lowbit_core::quantizer::{Match, OpConfig, Rule};
 use std::sync::LazyLock;
@@ -202,7 +202,11 @@ fn cat(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
     out.set(slot(0), how.input_activation.clone());
     for i in 1..count {
         // A tensor that occurs twice has one set of parameters.
-        let spec = if values[i] == values[0] { how.input_activation.clone() } else { Some(Spec::SharedWith(slot(0))) };
+        let spec = if values[i] == values[0] {
+            how.input_activation.clone()
+        } else {
+            Some(Spec::SharedWith(slot(0)))
+        };
         out.set(slot(i), spec);
     }
     out.set(m.output(), Spec::SharedWith(slot(0)));
@@ -228,7 +232,8 @@ fn layer(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
     out.set(input, how.input_activation.clone());
     out.set(weight, spec.clone());
     // The channels of a group, or blocks, have scales that a bias has not: the lowering makes its integers.
-    let plain = matches!(&spec, Some(Spec::Observed(s)) if !matches!(s.scheme.granularity, Granularity::Blocks(_)));
+    let plain =
+        matches!(&spec, Some(Spec::Observed(s)) if !matches!(s.scheme.granularity, Granularity::Blocks(_)));
     let grouped = transposed && ops::views::int(node.arg(6)) != Some(1);
     if let (Some(bias), true, false) = (m.arg(2), plain && how.input_activation.is_some(), grouped) {
         let granularity = if per_channel { Granularity::Channel { axis: 0 } } else { Granularity::Tensor };
@@ -251,7 +256,10 @@ fn placed(m: &Match<'_>, mut spec: QuantSpec, transposed: bool) -> Result<QuantS
                 return Err("HTP has scales by blocks in linear layers and 1x1 convolutions; it takes a scale a channel".into());
             }
             if !shape[1].is_multiple_of(size as usize) {
-                return Err(format!("its {} input channels are no multiple of the block of {size}; it takes a scale a channel", shape[1]));
+                return Err(format!(
+                    "its {} input channels are no multiple of the block of {size}; it takes a scale a channel",
+                    shape[1]
+                ));
             }
             let mut sizes = vec![1, size];
             sizes.extend(shape[2..].iter().map(|_| 1));
@@ -277,10 +285,13 @@ fn norm(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
         true => (QRange::INT16, Mapping::Symmetric),
         false => (QRange::UINT8, Mapping::Affine),
     };
-    let range = if range == QRange::INT16 { QRange::new(DType::I16, -32767, 32767).unwrap_or(range) } else { range };
+    let range =
+        if range == QRange::INT16 { QRange::new(DType::I16, -32767, 32767).unwrap_or(range) } else { range };
     let spec = QuantSpec::new(range, mapping, ObserverKind::MinMax).eps(super::recipes::least_scale(range));
     out.set(factor, Spec::Observed(spec));
-    if let (Some(bias), true) = (m.arg(3).filter(|_| *m.program.graph.node(m.first()).op() == ops::LAYER_NORM), constant(3)) {
+    if let (Some(bias), true) =
+        (m.arg(3).filter(|_| *m.program.graph.node(m.first()).op() == ops::LAYER_NORM), constant(3))
+    {
         let scheme = QScheme { granularity: Granularity::Tensor, mapping: Mapping::Symmetric };
         let from = vec![input, factor];
         out.set(bias, Spec::Derived { from, rule: DeriveRule::BiasScale, range: QRange::INT32, scheme });
@@ -304,7 +315,8 @@ pub(super) fn read_as_made(program: &Program, out: &mut Annotations) {
             let Spec::SharedWith(next) = &root.spec else { break };
             root = out.get(*next)?;
         }
-        let same = range(Some(&root.spec)) == range(Some(&a.spec)) && !matches!(root.spec, Spec::SharedWith(_));
+        let same =
+            range(Some(&root.spec)) == range(Some(&a.spec)) && !matches!(root.spec, Spec::SharedWith(_));
         (same && of.spec != a.spec).then(|| (site, made, a.rule.clone()))
     };
     for (site, made, rule) in out.iter().filter_map(twice).collect::<Vec<_>>() {

@@ -46,7 +46,12 @@ pub struct Row {
     pub how: How,
 }
 
-const fn row(name: &'static str, targets: &'static [&'static str], op: Option<&'static str>, how: How) -> Row {
+const fn row(
+    name: &'static str,
+    targets: &'static [&'static str],
+    op: Option<&'static str>,
+    how: How,
+) -> Row {
     Row { name, targets, op, how }
 }
 

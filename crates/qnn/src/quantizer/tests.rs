@@ -90,13 +90,24 @@ fn layers_are_quantized_as_the_recipe_says() {
     assert_eq!(lines[3], format!("s: [{act}] -> u8 0.00390625 0"));
     assert!(lines[4].starts_with("t: [as %s] -> u8 0..255"), "{}", lines[4]);
     let lines = annotated(LAYERS, "16a4w", &[]);
-    assert_eq!(lines[0], "c: [u16 0..65535 affine min-max] [i8 -7..7 symmetric by axis 0 min-max] [derived i32]");
+    assert_eq!(
+        lines[0],
+        "c: [u16 0..65535 affine min-max] [i8 -7..7 symmetric by axis 0 min-max] [derived i32]"
+    );
     assert!(lines[3].ends_with("-> u16 0.0000152587890625 0"), "{}", lines[3]);
     assert!(lines[4].ends_with("-> u16 0.000030517578125 32768"), "{}", lines[4]);
     let lines = annotated(LAYERS, "16a16w", &[]);
     assert!(lines[0].contains("[i16 -32767..32767 symmetric by axis 0 min-max]"), "{}", lines[0]);
-    let lines = annotated(LAYERS, "8a8w", &[("weight-granularity", "per-tensor"), ("observer", "min-max"), ("activation-scheme", "symmetric")]);
-    assert!(lines[0].contains("[u8 0..255 symmetric min-max] [i8 -127..127 symmetric min-max]"), "{}", lines[0]);
+    let lines = annotated(
+        LAYERS,
+        "8a8w",
+        &[("weight-granularity", "per-tensor"), ("observer", "min-max"), ("activation-scheme", "symmetric")],
+    );
+    assert!(
+        lines[0].contains("[u8 0..255 symmetric min-max] [i8 -127..127 symmetric min-max]"),
+        "{}",
+        lines[0]
+    );
 }
 
 #[test]
@@ -155,8 +166,16 @@ fn what_cannot_be_is_refused() {
         ("int4", &[][..], "it has: 8a8w, 8a4w"),
         ("int8-static", &[], "take 8a8w"),
         ("fp16a8w", &[], "float=half"),
-        ("16a16w", &[("soc", "SM8450")], "SM8450 (V69) has no 16-bit weights with 16-bit activations; say soc=SM8550 (V73) or take recipe 16a8w"),
-        ("16a4w-block", &[("target", "SM8350")], "SM8350 (V68) has no scales by blocks of weights; say soc=SM8450 (V69)"),
+        (
+            "16a16w",
+            &[("soc", "SM8450")],
+            "SM8450 (V69) has no 16-bit weights with 16-bit activations; say soc=SM8550 (V73) or take recipe 16a8w",
+        ),
+        (
+            "16a4w-block",
+            &[("target", "SM8350")],
+            "SM8350 (V68) has no scales by blocks of weights; say soc=SM8450 (V69)",
+        ),
         ("16a2w", &[("weight-granularity", "per-tensor")], "2-bit weights with a scale a channel"),
         ("8a8w", &[("block-size", "32")], "it is for recipe 16a4w-block only"),
         ("16a4w-block", &[("block-size", "10")], "multiples of 16"),

@@ -98,9 +98,9 @@ fn check(b: &Builder<'_>, node: &Node, half: bool) -> Emitted<()> {
     }
     match (&floats[..], &fixed[..]) {
         ([f, ..], [q, ..]) => Err(format!("%{q} is quantized and %{f} is not; quantize both, or neither")),
-        ([f, ..], []) if !half => {
-            Err(format!("%{f} is not quantized; quantize it, or say option float=half to compute in half floats"))
-        }
+        ([f, ..], []) if !half => Err(format!(
+            "%{f} is not quantized; quantize it, or say option float=half to compute in half floats"
+        )),
         _ => Ok(()),
     }
 }

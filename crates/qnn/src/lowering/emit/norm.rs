@@ -7,7 +7,10 @@ use crate::lowering::builder::Layout;
 use lowbit_core::ir::Arg;
 use lowbit_core::ops;
 
-pub static TABLE: Table = &[(&ops::LAYER_NORM, |b, n| norm(b, n, "LayerNorm", 4)), (&ops::RMS_NORM, |b, n| norm(b, n, "RmsNorm", 3))];
+pub static TABLE: Table = &[
+    (&ops::LAYER_NORM, |b, n| norm(b, n, "LayerNorm", 4)),
+    (&ops::RMS_NORM, |b, n| norm(b, n, "RmsNorm", 3)),
+];
 
 /// Over the last dimensions. `epsilon` is the argument of that number.
 fn norm(b: &mut Builder<'_>, n: &Node, kind: &'static str, epsilon: usize) -> Emitted<Vec<Made>> {

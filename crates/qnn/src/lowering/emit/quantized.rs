@@ -43,7 +43,6 @@ fn aliased(b: &mut Builder<'_>, v: ValueId, of: ValueId) -> Emitted<Vec<Made>> {
     Ok(vec![])
 }
 
-
 /// Layers take their weights themselves.
 fn weight(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Made>> {
     match n.operands().all(|v| b.program.frozen(v).is_some()) {

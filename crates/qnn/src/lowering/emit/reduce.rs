@@ -22,8 +22,11 @@ pub static TABLE: Table = &[
         let x = b.arg(n, 0, Layout::Plain)?;
         let to = out(b, n, Layout::Plain)?;
         let axis = dim(n, 1, rank)? as u32;
-        let params =
-            vec![("axis", Param::U32(axis)), ("exclusive", Param::Bool(false)), ("reverse", Param::Bool(false))];
+        let params = vec![
+            ("axis", Param::U32(axis)),
+            ("exclusive", Param::Bool(false)),
+            ("reverse", Param::Bool(false)),
+        ];
         Ok(vec![(b.one("CumulativeSum", params, vec![x], to), Layout::Plain)])
     }),
 ];
@@ -55,7 +58,13 @@ fn only_values(b: &Builder<'_>, n: &Node) -> Emitted<()> {
     }
 }
 
-fn reduce(b: &mut Builder<'_>, n: &Node, kind: &'static str, axes: Vec<i64>, keep: bool) -> Emitted<Vec<Made>> {
+fn reduce(
+    b: &mut Builder<'_>,
+    n: &Node,
+    kind: &'static str,
+    axes: Vec<i64>,
+    keep: bool,
+) -> Emitted<Vec<Made>> {
     let rank = rank(b, n);
     let wrap = |d: &i64| wrap_dim(*d, rank).map_err(|e| e.message);
     let mut axes = axes.iter().map(wrap).collect::<Emitted<Vec<usize>>>()?;

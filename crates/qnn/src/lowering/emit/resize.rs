@@ -23,7 +23,13 @@ fn bilinear(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Made>> {
     resize(b, n, "ResizeBilinear", aligned, !aligned)
 }
 
-fn resize(b: &mut Builder<'_>, n: &Node, kind: &'static str, aligned: bool, half: bool) -> Emitted<Vec<Made>> {
+fn resize(
+    b: &mut Builder<'_>,
+    n: &Node,
+    kind: &'static str,
+    aligned: bool,
+    half: bool,
+) -> Emitted<Vec<Made>> {
     pictures(b, n, |b, x, (to, dims)| {
         let params = vec![("align_corners", Param::Bool(aligned)), ("half_pixel_centers", Param::Bool(half))];
         let have = b.kind_of(x);

@@ -223,7 +223,8 @@ fn split(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Made>> {
 /// Several results, each in its kind; what nobody reads has none.
 fn each(b: &mut Builder<'_>, n: &Node, results: Vec<TensorId>, at: Layout) -> Emitted<Vec<Made>> {
     let g = &b.program.graph;
-    let read: Vec<bool> = n.outputs().iter().map(|&o| g.is_output(o) || !g.value(o).uses().is_empty()).collect();
+    let read: Vec<bool> =
+        n.outputs().iter().map(|&o| g.is_output(o) || !g.value(o).uses().is_empty()).collect();
     let mut made = vec![];
     for ((&o, t), read) in n.outputs().iter().zip(results).zip(read) {
         let t = match read {

@@ -17,7 +17,8 @@ static DEQUANTIZE: &[&OpDef] =
 /// Whether a value is dequantized from a constant.
 pub fn is_weight(program: &Program, v: ValueId) -> bool {
     let producer = program.graph.producer(v).map(|n| program.graph.node(n));
-    producer.is_some_and(|n| DEQUANTIZE.contains(&n.op()) && n.operands().all(|o| program.frozen(o).is_some()))
+    producer
+        .is_some_and(|n| DEQUANTIZE.contains(&n.op()) && n.operands().all(|o| program.frozen(o).is_some()))
 }
 
 /// What shares a scale.
@@ -66,19 +67,33 @@ impl<'a> Weight<'a> {
         };
         let range = |i: usize| {
             let ends = views::float(n.arg(i)).zip(views::float(n.arg(i + 1)));
-            ends.map(|(a, b)| (a as i64, b as i64)).or_else(|| data.dtype().int_bounds()).ok_or("its integers have no range")
+            ends.map(|(a, b)| (a as i64, b as i64))
+                .or_else(|| data.dtype().int_bounds())
+                .ok_or("its integers have no range")
         };
         Ok(match n.op() {
             op if *op == ops::DEQUANTIZE_PER_TENSOR => {
                 let scale = super::number(n, 1)? as f32;
                 let zero = i32::try_from(super::int(n, 2)?).map_err(|e| e.to_string())?;
-                Weight { name, data, scales: Some((Scales::Tensor, vec![scale])), zero_points: vec![zero], range: range(3)? }
+                Weight {
+                    name,
+                    data,
+                    scales: Some((Scales::Tensor, vec![scale])),
+                    zero_points: vec![zero],
+                    range: range(3)?,
+                }
             }
             op if *op == ops::DEQUANTIZE_PER_CHANNEL => {
                 let scales = numbers(frozen(1).ok_or("its scales are no constant")?);
                 let axis = super::dim(n, 3, data.shape().len())?;
                 let zero_points = whole(2, scales.len());
-                Weight { name, data, scales: Some((Scales::Axis(axis), scales)), zero_points, range: range(4)? }
+                Weight {
+                    name,
+                    data,
+                    scales: Some((Scales::Axis(axis), scales)),
+                    zero_points,
+                    range: range(4)?,
+                }
             }
             _ => {
                 let scales = numbers(frozen(2).ok_or("its scales are no constant")?);
@@ -236,7 +251,13 @@ fn blocks(block: &[i64], shape: &[usize]) -> Emitted<Scales> {
 ///
 /// # Errors
 /// When it is no constant, or does not fit 32 bits.
-pub fn bias(b: &mut Builder<'_>, node: &Node, i: usize, x: TensorId, weight: &Weight<'_>) -> Emitted<Option<TensorId>> {
+pub fn bias(
+    b: &mut Builder<'_>,
+    node: &Node,
+    i: usize,
+    x: TensorId,
+    weight: &Weight<'_>,
+) -> Emitted<Option<TensorId>> {
     if *node.arg(i) == Arg::None {
         return Ok(None);
     }
@@ -261,7 +282,8 @@ pub fn bias(b: &mut Builder<'_>, node: &Node, i: usize, x: TensorId, weight: &We
         }
         ints.push(exact.round_ties_even() as i32);
     }
-    let scales: Vec<f32> = if steps.len() == 1 { steps } else { (0..ints.len()).map(|c| steps[c % steps.len()]).collect() };
+    let scales: Vec<f32> =
+        if steps.len() == 1 { steps } else { (0..ints.len()).map(|c| steps[c % steps.len()]).collect() };
     let encoding = match scales[..] {
         [scale] => Encoding::Tensor { scale, offset: 0, bits: None },
         _ => Encoding::Axis { axis: 0, offsets: vec![0; scales.len()], scales, bits: None },
@@ -270,7 +292,8 @@ pub fn bias(b: &mut Builder<'_>, node: &Node, i: usize, x: TensorId, weight: &We
     Ok(Some(b.constant(&name, Kind { dtype: DType::S32, encoding }, dims, data.into())))
 }
 
-/// A number as a constant that goes with `x`: in its integers it is exact, one step from zero.
+/// A number as a constant that goes with `x`: the last of its integers, with zero at the other end, as an observer of this
+/// one number would have it. (With coarse steps, where few integers are of use, the library does not come to an end.)
 ///
 /// # Errors
 /// When it is not finite.
@@ -282,14 +305,17 @@ pub fn number(b: &mut Builder<'_>, wish: &str, value: f32, x: TensorId) -> Emitt
     if !kind.is_fixed() {
         return Ok(b.constant(wish, kind, vec![1], value.to_le_bytes().to_vec().into()));
     }
-    let scale = if value == 0.0 { 1.0 } else { value.abs() };
+    let (dtype, last) = match kind.dtype.size() {
+        1 => (DType::U8, 255u16),
+        _ => (DType::U16, 65535),
+    };
+    let scale = if value == 0.0 { 1.0 } else { value.abs() } / f32::from(last);
     let (integer, offset) = match value {
-        v if v > 0.0 => (1u8, 0),
-        v if v < 0.0 => (0, -1),
+        v if v > 0.0 => (last, 0),
+        v if v < 0.0 => (0, -i32::from(last)),
         _ => (0, 0),
     };
-    let mut data = vec![0; kind.dtype.size()];
-    data[0] = integer;
+    let data = integer.to_le_bytes()[..dtype.size()].to_vec();
     let encoding = Encoding::Tensor { scale, offset, bits: None };
-    Ok(b.constant(wish, Kind { dtype: kind.dtype, encoding }, vec![1], data.into()))
+    Ok(b.constant(wish, Kind { dtype, encoding }, vec![1], data.into()))
 }
