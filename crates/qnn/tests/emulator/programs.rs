@@ -187,7 +187,8 @@ programs! {
         %y : f32[1, 4, 8, 8] = aten.upsample_bilinear2d.vec(%x, [8, 8], false, none)
         return %y"
     view "%x : f32[2, 4, 6] = input
-        %y : f32[8, 6] = aten.view.default(%x, [8, 6])
+        %n : f32[2, 4, 6] = aten.neg.default(%x)
+        %y : f32[8, 6] = aten.view.default(%n, [8, 6])
         return %y"
     permute "%x : f32[2, 4, 6] = input
         %y : f32[6, 2, 4] = aten.permute.default(%x, [2, 0, 1])

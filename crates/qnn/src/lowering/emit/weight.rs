@@ -292,7 +292,8 @@ pub fn bias(
     Ok(Some(b.constant(&name, Kind { dtype: DType::S32, encoding }, dims, data.into())))
 }
 
-/// A number as a constant that goes with `x`: in its integers it is exact, one step from zero.
+/// A number as a constant that goes with `x`: the last of its integers, with zero at the other end, as an observer of this
+/// one number would have it. (With coarse steps, where few integers are of use, the library does not come to an end.)
 ///
 /// # Errors
 /// When it is not finite.
@@ -304,14 +305,17 @@ pub fn number(b: &mut Builder<'_>, wish: &str, value: f32, x: TensorId) -> Emitt
     if !kind.is_fixed() {
         return Ok(b.constant(wish, kind, vec![1], value.to_le_bytes().to_vec().into()));
     }
-    let scale = if value == 0.0 { 1.0 } else { value.abs() };
+    let (dtype, last) = match kind.dtype.size() {
+        1 => (DType::U8, 255u16),
+        _ => (DType::U16, 65535),
+    };
+    let scale = if value == 0.0 { 1.0 } else { value.abs() } / f32::from(last);
     let (integer, offset) = match value {
-        v if v > 0.0 => (1u8, 0),
-        v if v < 0.0 => (0, -1),
+        v if v > 0.0 => (last, 0),
+        v if v < 0.0 => (0, -i32::from(last)),
         _ => (0, 0),
     };
-    let mut data = vec![0; kind.dtype.size()];
-    data[0] = integer;
+    let data = integer.to_le_bytes()[..dtype.size()].to_vec();
     let encoding = Encoding::Tensor { scale, offset, bits: None };
-    Ok(b.constant(wish, Kind { dtype: kind.dtype, encoding }, vec![1], data.into()))
+    Ok(b.constant(wish, Kind { dtype, encoding }, vec![1], data.into()))
 }
