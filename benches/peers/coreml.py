@@ -8,27 +8,19 @@ Each is a process of its own, started in turns. Printed are medians, and the med
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from quantize import ROOT, SAMPLES, run, table
+from common import ROOT, SAMPLES, Laps, table, take_turns
 
 RECIPE, TARGET = "int8-static", "ios17"
 
 
 def chain(model, data, out, report):
     """The Python chain. Imports are a stage too: a process pays for them."""
-    seconds, last = {}, time.perf_counter()
-
-    def lap(stage):
-        nonlocal last
-        now = time.perf_counter()
-        seconds[stage] = now - last
-        last = now
+    lap = Laps()
 
     import coremltools as ct
     import numpy as np
@@ -66,7 +58,7 @@ def chain(model, data, out, report):
     lowered = to_edge_transform_and_lower(exported, partitioner=[CoreMLPartitioner(compile_specs=specs)]).to_executorch()
     Path(out).write_bytes(lowered.buffer)
     lap("lower")
-    Path(report).write_text(json.dumps({"seconds": seconds}))
+    lap.write(report)
 
 
 def make(folder, width, tokens):
@@ -114,12 +106,7 @@ def main():
         ours = [args.lowbit, "quantize", model, "--backend", "coreml", "--recipe", RECIPE, "--target", TARGET, "--calibrate", data]
         ours += ["--out", str(folder / "lowbit.pte"), "--report", str(report), "--quiet"]
         theirs = [sys.executable, __file__, "--chain", model, data, str(folder / "python.pte"), str(report)]
-        results = {"lowbit": [], "python": []}
-        for i in range(args.repeat):
-            # Who goes first changes, so that neither always finds warm files.
-            for name, command in [("lowbit", ours), ("python", theirs)][:: 1 if i % 2 == 0 else -1]:
-                results[name].append(run(command, report))
-                print(f"{i + 1}/{args.repeat} {name}: {results[name][-1]['wall']:.2f} s", file=sys.stderr, flush=True)
+        results = take_turns(args.repeat, {"lowbit": ours, "python": theirs}, report)
         sizes = {f.name: f.stat().st_size for f in folder.glob("*.pte")}
         table(results["lowbit"], results["python"])
         print(", ".join(f"{k}: {v:,} bytes" for k, v in sorted(sizes.items())))

@@ -26,6 +26,8 @@ pub enum Command {
     Debug(Debug),
     /// Run a program on the CPU, or on what stands in for a device
     Run(Run),
+    /// Measure how long a program takes on this CPU, operator by operator
+    Bench(Bench),
     /// Show what a program holds, or its text form
     Inspect(Inspect),
     /// List the linked backends and their recipes
@@ -165,6 +167,58 @@ pub struct Run {
     /// An option of the backend
     #[arg(long = "option", value_name = "NAME=VALUE", value_parser = name_value, requires = "on")]
     pub options: Vec<(String, String)>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Bench {
+    /// The program, float or quantized: a .pt2, or a package such as .mlpackage
+    pub model: PathBuf,
+    /// Inputs, taken in turns: .npz or .npy files, or folders of them; random numbers by default
+    #[arg(long, value_name = "DATA", num_args = 1..)]
+    pub data: Vec<PathBuf>,
+    /// Measure calibration with these observers of activations instead of plain runs
+    #[arg(long, value_name = "OBSERVER")]
+    pub calibrate: Option<Observer>,
+    /// The backend whose recipe is calibrated; the first one linked by default
+    #[arg(long, requires = "calibrate")]
+    pub backend: Option<String>,
+    /// The recipe that is calibrated; the backend's first by default
+    #[arg(long, requires = "calibrate")]
+    pub recipe: Option<String>,
+    /// Runs that are measured, after two that are not
+    #[arg(long, value_name = "N", default_value = "10")]
+    pub runs: std::num::NonZeroUsize,
+    /// Show so many operators in the table
+    #[arg(long, value_name = "N", default_value = "20")]
+    pub top: usize,
+    /// Threads in all
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub threads: std::num::NonZeroUsize,
+    /// Compute quantized layers in floating point, as PyTorch runs such programs, rather than on integers
+    #[arg(long)]
+    pub simulate: bool,
+    /// Use no instructions but those that every CPU of this kind has; results are the same
+    #[arg(long)]
+    pub portable: bool,
+    /// Write a report
+    #[arg(long, value_name = "FILE.json")]
+    pub report: Option<PathBuf>,
+    /// Print the report as JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What watches activations.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Observer {
+    /// As the recipe has it
+    Recipe,
+    /// Least and greatest value
+    MinMax,
+    /// Their moving averages
+    MovingAverage,
+    /// Histograms of 2048 bins
+    Histogram,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -1,7 +1,9 @@
 //! The contract of executors; `lowbit-cpu` implements it.
 
 use crate::ir::{BindError, Program, ValueId};
+use crate::quant::observer::{Plain, Scan};
 use crate::tensor::{Tensor, TensorView};
+use std::sync::Arc;
 
 /// Receives each watched value once a run, in program order.
 pub type Probe<'a> = dyn FnMut(ValueId, TensorView<'_>) + 'a;
@@ -18,6 +20,11 @@ pub trait Executor: std::fmt::Debug + Sync {
 
 /// A loaded program. Mutated buffers keep their state from run to run.
 pub trait Session: std::fmt::Debug + Send {
+    /// Passes over many elements as fast as this executor does them, for observers.
+    fn scan(&self) -> Arc<dyn Scan> {
+        Arc::new(Plain)
+    }
+
     /// Runs once; gives the user's outputs. Mutated *inputs* are not written back: their new values are lost unless the
     /// program also returns them.
     ///

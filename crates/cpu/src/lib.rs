@@ -19,9 +19,13 @@ pub mod kernel;
 mod kernels;
 mod math;
 mod memory;
+mod parallel;
 mod plan;
+mod profile;
+mod scan;
 mod session;
 mod simd;
 
-pub use session::CpuExecutor;
+pub use profile::OperatorTime;
+pub use session::{CpuExecutor, CpuSession};
 pub use simd::Isa;

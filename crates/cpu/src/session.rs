@@ -3,56 +3,98 @@
 use crate::dense::Epilogue;
 use crate::dense::conv::convolve;
 use crate::dense::gemm::multiply;
+use crate::dense::integer::{self, Quantized};
 use crate::kernel::{KernelCall, KernelError, TensorMut, TensorRef};
 use crate::memory::Aligned;
-use crate::plan::{Layout, Place, Plan, Run, Shared, Step, constant_values, reorder};
+use crate::parallel::Threads;
+use crate::plan::{IntegerStep, Layer, Layout, Place, Plan, Run, Shared, Step, constant_values, reorder};
+use crate::profile::{OperatorTime, Profile};
+use crate::scan::CpuScan;
 use crate::simd::Isa;
 use bytes::Bytes;
 use lowbit_core::dtype::DType;
 use lowbit_core::executor::{Executor, Probe, RunError, Session};
 use lowbit_core::ir::{Key, MutationTarget, Program, ValueId};
+use lowbit_core::passes::{FoldBatchNorm, Pass};
+use lowbit_core::quant::observer::Scan;
 use lowbit_core::symint::Bindings;
 use lowbit_core::{Tensor, TensorView};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
 
 /// Runs programs on this machine's CPU.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct CpuExecutor {
     isa: Isa,
+    simulate: bool,
+    threads: Threads,
 }
 
 impl CpuExecutor {
     /// Runs with this instruction set rather than the best one. Results are the same bits.
     pub fn with_isa(isa: Isa) -> Self {
-        CpuExecutor { isa }
+        CpuExecutor { isa, ..Self::default() }
     }
-}
 
-impl Executor for CpuExecutor {
-    fn load(&self, program: &Program, watch: &[ValueId]) -> Result<Box<dyn Session>, RunError> {
+    /// Computes what is between dequantize and quantize nodes in floating point, as PyTorch runs such programs, rather than
+    /// on the integers. Each operator's result is the same within one step of its quantize node.
+    #[must_use]
+    pub fn simulated(self) -> Self {
+        CpuExecutor { simulate: true, ..self }
+    }
+
+    /// Uses `count` threads in all, the caller's included. Results are the same bits.
+    ///
+    /// # Errors
+    /// When the system gives no more threads.
+    pub fn threads(self, count: usize) -> Result<Self, RunError> {
+        let threads = Threads::new(count).map_err(RunError::Unsupported)?;
+        Ok(CpuExecutor { threads, ..self })
+    }
+
+    /// As [`load`](Executor::load), with what a session of this executor offers besides.
+    ///
+    /// # Errors
+    /// When the program holds an operator without a kernel.
+    pub fn open(&self, program: &Program, watch: &[ValueId]) -> Result<CpuSession, RunError> {
         for n in program.graph.nodes() {
             let op = program.graph.node(n).op();
             if crate::kernel::kernel(op).is_none() {
                 return Err(RunError::node(program, n, format!("{} has no kernel", op.name)));
             }
         }
-        Ok(Box::new(CpuSession {
+        // Batch norms become part of the weights, unless somebody wants to see what is in front of them.
+        let mut program = program.clone();
+        if watch.is_empty() {
+            FoldBatchNorm.run(&mut program).map_err(|e| RunError::Unsupported(e.0))?;
+        }
+        Ok(CpuSession {
             state: program.constants.iter().map(|(_, c)| c.tensor.clone()).collect(),
             watch: watch.iter().copied().collect(),
-            constant: constant_values(program),
+            constant: constant_values(&program),
             shared: Shared::default(),
             isa: self.isa,
-            program: program.clone(),
+            simulate: self.simulate,
+            threads: self.threads.clone(),
+            program,
             plans: BTreeMap::new(),
             buffers: Vec::new(),
-        }))
+            profile: None,
+        })
+    }
+}
+
+impl Executor for CpuExecutor {
+    fn load(&self, program: &Program, watch: &[ValueId]) -> Result<Box<dyn Session>, RunError> {
+        Ok(Box::new(self.open(program, watch)?))
     }
 }
 
 /// A loaded program.
 #[derive(Debug)]
-struct CpuSession {
+pub struct CpuSession {
     program: Program,
     /// Constants by id; mutated buffers change from run to run.
     state: Vec<Tensor>,
@@ -60,11 +102,15 @@ struct CpuSession {
     /// By value: whether it is the same in every run.
     constant: Vec<bool>,
     isa: Isa,
+    simulate: bool,
+    threads: Threads,
     plans: BTreeMap<Bindings, Plan>,
     /// What the plans have in common.
     shared: Shared,
     /// Backing memory of all plans.
     buffers: Vec<Aligned>,
+    /// Where time goes, when that is asked for.
+    profile: Option<Profile>,
 }
 
 /// A tensor over bytes that a view borrows, in the order that the program has its dimensions.
@@ -142,11 +188,27 @@ impl<'a> Memory<'a> {
 }
 
 impl CpuSession {
+    /// Starts to measure how long each operator takes, from zero.
+    pub fn measure(&mut self) {
+        self.profile = Some(Profile::default());
+    }
+
+    /// What was measured so far, in the order of the program; nothing unless [`measure`](Self::measure) was called.
+    pub fn times(&self) -> Vec<OperatorTime> {
+        self.profile.as_ref().map_or(vec![], Profile::times)
+    }
+
+    /// Bytes that hold values between operators, for all input shapes seen so far.
+    pub fn buffer_bytes(&self) -> usize {
+        self.buffers.iter().map(|b| b.bytes().len()).sum()
+    }
+
     /// Plans for these symbols, unless there is a plan, and makes room for what it needs.
     fn prepare(&mut self, bindings: &Bindings) -> Result<(), RunError> {
         if !self.plans.contains_key(bindings) {
             let (program, shared) = (&self.program, &mut self.shared);
-            let plan = Plan::new(program, bindings, &self.watch, &self.constant, shared, self.isa)?;
+            let plan =
+                Plan::new(program, bindings, &self.watch, &self.constant, shared, self.isa, self.simulate)?;
             self.plans.insert(bindings.clone(), plan);
         }
         let plan = &self.plans[bindings];
@@ -162,6 +224,7 @@ impl CpuSession {
 
 /// Carries out one step; its outputs' buffers have been taken out of `memory`.
 fn carry_out(
+    threads: &Threads,
     step: &Step,
     program: &Program,
     memory: Memory<'_>,
@@ -180,14 +243,44 @@ fn carry_out(
         }
         Run::Convolve(g, filter, clamp) => {
             let out = bytemuck::cast_slice_mut(outs[0]);
-            convolve(isa, g, filter, memory.f32(step.inputs[0]), out, epilogue(*clamp));
+            convolve(isa, threads, g, filter, memory.f32(step.inputs[0]), out, epilogue(*clamp));
             Ok(())
         }
         Run::Multiply(p, clamp) => {
             let (x, depth) = (memory.f32(step.inputs[0]), p.panels.depth);
             let out = bytemuck::cast_slice_mut::<u8, f32>(outs[0]);
             let rows = out.len().checked_div(p.panels.columns).unwrap_or(0);
-            multiply(isa, x, rows, depth, &p.panels, &p.bias, out, epilogue(*clamp));
+            multiply(isa, threads, x, rows, depth, &p.panels, &p.bias, out, epilogue(*clamp));
+            Ok(())
+        }
+        Run::Integer(integer) => {
+            let input = |layer: &Layer| {
+                let (signed, zero) = layer.input;
+                Quantized { data: memory.bytes(step.inputs[0]), signed, zero }
+            };
+            match integer {
+                IntegerStep::Convolve(g, layer) => {
+                    let (filter, rescale) = (&layer.filter, &layer.rescale);
+                    integer::convolve(isa, threads, g, filter, rescale, input(layer), outs[0]);
+                }
+                IntegerStep::Multiply(layer) => integer::multiply(
+                    isa,
+                    threads,
+                    &layer.filter,
+                    &layer.rescale,
+                    input(layer),
+                    layer.depth,
+                    layer.columns,
+                    outs[0],
+                ),
+                IntegerStep::Add(add) => {
+                    add.run(isa, memory.bytes(step.inputs[0]), memory.bytes(step.inputs[1]), outs[0]);
+                }
+                IntegerStep::Table(table) => {
+                    let bytes = outs[0].iter_mut().zip(memory.bytes(step.inputs[0]));
+                    bytes.for_each(|(o, &b)| *o = table[usize::from(b)]);
+                }
+            }
             Ok(())
         }
         Run::Kernel(kernel) | Run::ChannelsLast(kernel) => {
@@ -212,11 +305,16 @@ fn carry_out(
 }
 
 impl Session for CpuSession {
+    fn scan(&self) -> Arc<dyn Scan> {
+        Arc::new(CpuScan { isa: self.isa, threads: self.threads.clone() })
+    }
+
     fn run(&mut self, inputs: &[Tensor], probe: &mut Probe<'_>) -> Result<Vec<Tensor>, RunError> {
         let bindings = self.program.bind(inputs)?;
         self.prepare(&bindings)?;
         let plan = &self.plans[&bindings];
         let state = &self.state[..];
+        let now = |on: bool| on.then(Instant::now);
         Memory { plan, inputs, state, buffers: &self.buffers }.show(&plan.watched_first, probe);
         for step in &plan.steps {
             // Outputs are taken out, so that inputs can be borrowed beside them; a step never reads what it writes.
@@ -229,12 +327,17 @@ impl Session for CpuSession {
             let memory = Memory { plan, inputs, state, buffers: &self.buffers };
             let mut outs: Vec<&mut [u8]> =
                 taken.iter_mut().map(|(_, len, memory)| &mut memory.bytes_mut()[..*len]).collect();
-            let result = carry_out(step, &self.program, memory, &mut outs, self.isa);
+            let begin = now(self.profile.is_some());
+            let result = carry_out(&self.threads, step, &self.program, memory, &mut outs, self.isa);
             for (b, _, memory) in taken {
                 self.buffers[b] = memory;
             }
             result.map_err(|e| RunError::node(&self.program, step.node, e.0))?;
+            let done = now(begin.is_some());
             Memory { plan, inputs, state, buffers: &self.buffers }.show(&step.watched, probe);
+            if let (Some(profile), Some(begin), Some(done)) = (&mut self.profile, begin, done) {
+                profile.add(&self.program, step, done - begin, done.elapsed());
+            }
         }
         let memory = Memory { plan, inputs, state, buffers: &self.buffers };
         let mut results: Vec<Tensor> = plan.results.iter().map(|&s| memory.copy(s)).collect();

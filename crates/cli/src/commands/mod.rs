@@ -1,6 +1,7 @@
 //! One file a command.
 
 mod backends;
+mod bench;
 mod debug;
 mod demo;
 mod evaluate;
@@ -25,6 +26,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
         Command::Evaluate(a) => evaluate::run(&a, args.quiet),
         Command::Debug(a) => debug::run(&a, args.quiet),
         Command::Run(a) => run::run(&a, args.quiet),
+        Command::Bench(a) => bench::run(&a),
         Command::Inspect(a) => inspect::run(&a),
         Command::Backends(a) => backends::run(&a),
         Command::Demo(a) => demo::run(&a, args.quiet),

@@ -4,6 +4,7 @@ use super::Error;
 use crate::executor::{Executor, Session};
 use crate::ir::{Key, NodeId, Program, ValueId};
 use crate::passes::{FoldBatchNorm, Pass, PassError, fold_constants};
+use crate::quant::observer::Batch;
 use crate::quant::{
     Annotations, Group, Groups, Observer, ObserverError, ObserverState, QParams, QuantError, Site, Spec,
     observer,
@@ -162,13 +163,17 @@ impl Prepared {
         !self.watch.is_empty()
     }
 
+    /// The values that observers watch while the program runs.
+    pub fn watched(&self) -> Vec<ValueId> {
+        self.watch.keys().copied().collect()
+    }
+
     /// Loads the program for calibration: pass the session to every [`calibrate`](Self::calibrate).
     ///
     /// # Errors
     /// When the executor cannot run the program.
     pub fn load(&self, executor: &dyn Executor) -> Result<Box<dyn Session>, Error> {
-        let watched: Vec<ValueId> = self.watch.keys().copied().collect();
-        Ok(executor.load(&self.program, &watched)?)
+        Ok(executor.load(&self.program, &self.watched())?)
     }
 
     /// Runs one call of the program and lets the observers watch.
@@ -176,9 +181,9 @@ impl Prepared {
     /// # Errors
     /// When inputs do not fit, or hold NaN or infinities: names the sample and the input.
     pub fn calibrate(&mut self, session: &mut dyn Session, inputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
+        let scan = session.scan();
         for (i, (t, name)) in inputs.iter().zip(&self.program.signature.inputs).enumerate() {
-            let bad =
-                if t.dtype().is_float() { t.to_f32().iter().filter(|x| !x.is_finite()).count() } else { 0 };
+            let bad = if t.dtype().is_float() { scan.extremes(&t.to_f32()).not_finite } else { 0 };
             if bad > 0 {
                 return Err(Error::NotFinite {
                     sample: self.samples,
@@ -190,13 +195,6 @@ impl Prepared {
         let Prepared { watch, observers, not_finite, .. } = self;
         let outputs = session.run(inputs, &mut |v, t| {
             let Some(groups) = watch.get(&v) else { return };
-            let show = |x: ndarray::ArrayViewD<'_, f32>, observers: &mut Vec<Option<Box<dyn Observer>>>| {
-                groups.iter().for_each(|&g| {
-                    if let Some(o) = &mut observers[g] {
-                        o.observe(x.view());
-                    }
-                });
-            };
             let tensor;
             let x = match &t {
                 TensorView::F32(x) => x.view(),
@@ -207,14 +205,16 @@ impl Prepared {
                     tensor.view().expect("made of f32")
                 }
             };
-            // One infinity or NaN makes the sum one; finite sums may overflow, so that is only a hint.
-            if !x.sum().is_finite() {
-                let bad = x.iter().filter(|v| !v.is_finite()).count();
-                if bad > 0 {
-                    *not_finite.entry(v).or_default() += bad;
+            let batch = Batch::new(x, &*scan);
+            let bad = batch.extremes().not_finite;
+            if bad > 0 {
+                *not_finite.entry(v).or_default() += bad;
+            }
+            for &g in groups {
+                if let Some(o) = &mut observers[g] {
+                    o.look(&batch);
                 }
             }
-            show(x, observers);
         })?;
         self.samples += 1;
         Ok(outputs)

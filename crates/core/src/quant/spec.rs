@@ -3,6 +3,7 @@
 use super::annotations::Site;
 use super::blocks::Blocks;
 use super::codebook::Codebook;
+use super::observer::Batch;
 use super::scheme::{Granularity, Mapping, ParamTypes, QParams, QRange, QScheme};
 use crate::dtype::DType;
 use crate::ir::{NodeWriter, ValueId};
@@ -195,6 +196,11 @@ pub trait Observer: Debug + Send {
 
     /// Looks at one batch, in any memory order. Non-finite elements are left out (and counted by calibration).
     fn observe(&mut self, x: ArrayViewD<'_, f32>);
+
+    /// As [`observe`](Self::observe), for observers that use what is found out about a batch once for all of them.
+    fn look(&mut self, batch: &Batch<'_>) {
+        self.observe(batch.view());
+    }
 
     /// Adds what another observer of the same kind and spec has seen, as if it came after what this one has seen.
     ///

@@ -1,10 +1,12 @@
 //! Convolutions of channels-last images, `[batch][depth][height][width][channels]`, without copying patches.
 
 use super::Epilogue;
+use super::blocks::{Rows, product};
 use super::geometry::Geometry;
 use super::panels::{Panels, padded_bias};
 use crate::memory::Aligned;
-use crate::simd::{DepthwiseRow, Isa, OUTSIDE, Tile, WIDTH, depthwise_row, tile};
+use crate::parallel::Threads;
+use crate::simd::{DepthwiseRow, Isa, OUTSIDE, depthwise_row};
 
 /// The longest piece of padding that the tile kernel has zeros for.
 const LONGEST: usize = 4096;
@@ -29,7 +31,7 @@ enum Weights {
 
 impl Filter {
     /// Packs weights `[out channels, in channels / groups, taps…]`; `None` where only the general kernel can convolve.
-    pub fn new(g: &Geometry, w: &[f32], bias: Option<&[f32]>) -> Option<Filter> {
+    pub fn new(isa: Isa, g: &Geometry, w: &[f32], bias: Option<&[f32]>) -> Option<Filter> {
         let (ic, oc, taps) = (g.in_channels / g.groups, g.out_channels / g.groups, g.taps());
         let padded = g.padding != [0; 3];
         if w.is_empty() || g.padding.iter().any(|&p| p < 0) || padded && ic > LONGEST {
@@ -47,7 +49,8 @@ impl Filter {
             }
             return Some(Filter { weights: Weights::Depthwise(weights, channels), bias: vec![b] });
         }
-        let groups = w.chunks_exact(oc * ic * taps).map(|w| Panels::of_filter(w, oc, ic, taps)).collect();
+        let groups =
+            w.chunks_exact(oc * ic * taps).map(|w| Panels::of_filter(isa, w, oc, ic, taps)).collect();
         let bias = (0..g.groups).map(|i| padded_bias(bias.map(|b| &b[i * oc..][..oc]), oc)).collect();
         Some(Filter { weights: Weights::Dense(groups), bias })
     }
@@ -56,6 +59,7 @@ impl Filter {
 /// Convolves `x` into `out`, both channels last and dense.
 pub(crate) fn convolve(
     isa: Isa,
+    threads: &Threads,
     g: &Geometry,
     filter: &Filter,
     x: &[f32],
@@ -67,17 +71,41 @@ pub(crate) fn convolve(
     if image == 0 || result == 0 {
         return;
     }
-    let images = x.chunks_exact(image).zip(out.chunks_exact_mut(result)).enumerate();
-    for (i, (x, out)) in images.take(g.batch) {
-        let epilogue =
-            Epilogue { residual: epilogue.residual.map(|r| &r[i * result..][..result]), ..epilogue };
-        match &filter.weights {
-            Weights::Depthwise(weights, padded) => {
-                depthwise(isa, g, weights, *padded, &filter.bias[0], x, out, epilogue);
+    // Rows of a depthwise result, tiles of a dense one.
+    let unit = match &filter.weights {
+        Weights::Depthwise(..) => g.output[2],
+        Weights::Dense(_) => isa.rows(),
+    } * g.out_channels;
+    let part = parts(result, unit, threads.count());
+    let images = x.chunks_exact(image).zip(out.chunks_exact_mut(result)).take(g.batch).enumerate();
+    let work: Vec<(usize, &[f32], usize, &mut [f32])> = images
+        .flat_map(|(i, (x, out))| {
+            out.chunks_mut(part).enumerate().map(move |(k, out)| (i * result + k * part, x, k * part, out))
+        })
+        .collect();
+    threads.for_each(
+        work.into_iter(),
+        || (),
+        |(), (at, x, first, out)| {
+            let epilogue =
+                Epilogue { residual: epilogue.residual.map(|r| &r[at..][..out.len()]), ..epilogue };
+            let first = first / g.out_channels;
+            match &filter.weights {
+                Weights::Depthwise(weights, padded) => {
+                    depthwise(isa, g, weights, *padded, &filter.bias[0], x, first, out, epilogue);
+                }
+                Weights::Dense(groups) => dense(isa, g, groups, &filter.bias, x, first, out, epilogue),
             }
-            Weights::Dense(groups) => dense(isa, g, groups, &filter.bias, x, out, epilogue),
-        }
+        },
+    );
+}
+
+/// The size of parts of `len` elements, whole `unit`s, so that `threads` have a few each.
+pub(super) fn parts(len: usize, unit: usize, threads: usize) -> usize {
+    if threads < 2 {
+        return len.max(1);
     }
+    len.div_ceil(unit * threads * 2).max(1) * unit
 }
 
 fn depthwise(
@@ -87,6 +115,7 @@ fn depthwise(
     padded: usize,
     bias: &Aligned,
     x: &[f32],
+    first: usize,
     out: &mut [f32],
     epilogue: Epilogue<'_>,
 ) {
@@ -94,12 +123,13 @@ fn depthwise(
     let line = g.input[2] * g.in_channels;
     let mut rows = vec![None; kd * kh];
     for (i, out) in out.chunks_exact_mut(g.output[2] * g.out_channels).enumerate() {
+        let residual = epilogue.residual.map(|r| &r[i * out.len()..][..out.len()]);
+        let i = first / g.output[2] + i;
         let (z, y) = (i / g.output[1], i % g.output[1]);
         for (t, row) in rows.iter_mut().enumerate() {
             let source = g.source(0, z, t / kh).zip(g.source(1, y, t % kh));
             *row = source.map(|(z, y)| (z * g.input[1] + y) * line);
         }
-        let residual = epilogue.residual.map(|r| &r[i * out.len()..][..out.len()]);
         let row = DepthwiseRow {
             x,
             rows: &rows,
@@ -142,6 +172,10 @@ impl Windows<'_> {
         let g = self.g;
         let [_, kh, kw] = g.kernel;
         offsets.clear();
+        if g.kernel == [1; 3] && g.stride == [1; 3] && g.padding == [0; 3] {
+            offsets.extend((first..first + n).map(|i| i * self.pixel));
+            return;
+        }
         offsets.resize(self.taps() * n, OUTSIDE);
         for i in 0..n {
             let (x, rest) = ((first + i) % g.output[2], (first + i) / g.output[2]);
@@ -169,6 +203,7 @@ fn dense(
     groups: &[Panels],
     bias: &[Aligned],
     x: &[f32],
+    start: usize,
     out: &mut [f32],
     epilogue: Epilogue<'_>,
 ) {
@@ -187,34 +222,13 @@ fn dense(
             x = &bordered;
         }
     }
-    let positions: usize = g.output.iter().product();
-    let mut offsets = vec![];
     for (group, panels) in groups.iter().enumerate() {
-        let x = &x[group * ic..];
-        for first in (0..panels.count()).step_by(panels.group()) {
-            let together = first..panels.count().min(first + panels.group());
-            for row in (0..positions).step_by(isa.rows()) {
-                let m = isa.rows().min(positions - row);
-                windows.fill(row, m, &mut offsets);
-                for p in together.clone() {
-                    let at = row * g.out_channels + group * oc + p * WIDTH;
-                    let t = Tile {
-                        x,
-                        m,
-                        offsets: &offsets,
-                        depth: panels.depth / windows.taps(),
-                        panel: panels.panel(p),
-                        bias: &bias[group].f32()[p * WIDTH..],
-                        out: &mut out[at..],
-                        stride: g.out_channels,
-                        cols: WIDTH.min(oc - p * WIDTH),
-                        residual: epilogue.residual.map(|r| &r[at..]),
-                        clamp: epilogue.clamp,
-                    };
-                    tile(isa, t);
-                }
-            }
-        }
+        let taps = windows.taps();
+        let rows = Rows { x: &x[group * ic..], pieces: taps, depth: panels.depth / taps };
+        let offsets =
+            |row: usize, count: usize, list: &mut Vec<usize>| windows.fill(start + row, count, list);
+        let bias = bias[group].f32();
+        product(isa, rows, offsets, panels, bias, group * oc, g.out_channels, out, epilogue);
     }
 }
 
@@ -307,13 +321,14 @@ mod tests {
             let bias = fill(oc, 3);
             let want = reference(&g, &x, &w, &bias);
             let residual = fill(want.len(), 5);
+            let three = Threads::new(3).unwrap();
             for isa in Isa::available() {
-                let filter = Filter::new(&g, &w, Some(&bias)).unwrap();
+                let filter = Filter::new(isa, &g, &w, Some(&bias)).unwrap();
                 let mut out = vec![f32::NAN; want.len()];
-                convolve(isa, &g, &filter, &x, &mut out, Epilogue::NONE);
+                convolve(isa, &Threads::default(), &g, &filter, &x, &mut out, Epilogue::NONE);
                 assert_eq!(out, want, "{isa:?} {g:?}");
                 let epilogue = Epilogue { residual: Some(&residual), clamp: (0.0, 1.0) };
-                convolve(isa, &g, &filter, &x, &mut out, epilogue);
+                convolve(isa, &three, &g, &filter, &x, &mut out, epilogue);
                 let want: Vec<f32> =
                     want.iter().zip(&residual).map(|(a, b)| (a + b).clamp(0.0, 1.0)).collect();
                 assert_eq!(out, want, "{isa:?} {g:?}");

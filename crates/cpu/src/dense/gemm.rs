@@ -1,10 +1,13 @@
 //! Matrix products.
 
 use super::Epilogue;
+use super::blocks::{Rows, product};
+use super::conv::parts;
 use super::panels::{Panels, padded_bias};
 use crate::kernel::KernelError;
 use crate::memory::Aligned;
-use crate::simd::{Isa, Tile, WIDTH, tile};
+use crate::parallel::Threads;
+use crate::simd::Isa;
 
 /// A matrix in a slice: element `(i, j)` is `data[i · row + j · col]`.
 #[derive(Copy, Clone, Debug)]
@@ -69,14 +72,16 @@ pub(crate) fn gemm(isa: Isa, a: Mat<'_>, b: Mat<'_>, out: &mut [f32]) -> Result<
         dense = (0..m * k).map(|i| a.data[i / k * a.strides[0] + i % k * a.strides[1]]).collect();
         (&dense[..], k)
     };
-    let panels = Panels::new(b);
-    multiply(isa, rows, m, stride, &panels, &padded_bias(None, n), out, Epilogue::NONE);
+    let panels = Panels::new(isa, b);
+    let alone = Threads::default();
+    multiply(isa, &alone, rows, m, stride, &panels, &padded_bias(None, n), out, Epilogue::NONE);
     Ok(())
 }
 
 /// `out = x · panels + bias`, and the epilogue; `x` has `m` rows `stride` apart, `out` is dense.
 pub(crate) fn multiply(
     isa: Isa,
+    threads: &Threads,
     x: &[f32],
     m: usize,
     stride: usize,
@@ -86,35 +91,35 @@ pub(crate) fn multiply(
     epilogue: Epilogue<'_>,
 ) {
     let columns = panels.columns;
-    let mut offsets = vec![0; isa.rows()];
-    for first in (0..panels.count()).step_by(panels.group()) {
-        let group = first..panels.count().min(first + panels.group());
-        for row in (0..m).step_by(isa.rows()) {
-            let rows = isa.rows().min(m - row);
-            for (i, o) in offsets[..rows].iter_mut().enumerate() {
-                *o = (row + i) * stride;
-            }
-            for p in group.clone() {
-                let at = row * columns + p * WIDTH;
-                tile(
-                    isa,
-                    Tile {
-                        x,
-                        m: rows,
-                        offsets: &offsets[..rows],
-                        depth: panels.depth,
-                        panel: panels.panel(p),
-                        bias: &bias.f32()[p * WIDTH..],
-                        out: &mut out[at..],
-                        stride: columns,
-                        cols: WIDTH.min(columns - p * WIDTH),
-                        residual: epilogue.residual.map(|r| &r[at..]),
-                        clamp: epilogue.clamp,
-                    },
-                );
-            }
-        }
-    }
+    let part = parts(m * columns, isa.rows() * columns, threads.count());
+    let work: Vec<(usize, &mut [f32])> = out[..m * columns].chunks_mut(part.max(1)).enumerate().collect();
+    threads.for_each(
+        work.into_iter(),
+        || (),
+        |(), (i, out)| {
+            let residual = epilogue.residual.map(|r| &r[i * part..][..out.len()]);
+            rows(isa, x, i * part / columns, stride, panels, bias, out, Epilogue { residual, ..epilogue });
+        },
+    );
+}
+
+/// Rows of a product, from `start`.
+fn rows(
+    isa: Isa,
+    x: &[f32],
+    start: usize,
+    stride: usize,
+    panels: &Panels,
+    bias: &Aligned,
+    out: &mut [f32],
+    epilogue: Epilogue<'_>,
+) {
+    let offsets = |row: usize, count: usize, list: &mut Vec<usize>| {
+        list.clear();
+        list.extend((start + row..start + row + count).map(|row| row * stride));
+    };
+    let rows = Rows { x, pieces: 1, depth: panels.depth };
+    product(isa, rows, offsets, panels, bias.f32(), 0, panels.columns, out, epilogue);
 }
 
 #[cfg(test)]
@@ -124,7 +129,8 @@ mod tests {
     #[test]
     fn transposed_and_odd_sizes() {
         for isa in Isa::available() {
-            for (m, k, n) in [(1, 1, 1), (3, 50, 33), (29, 17, 64), (40, 3, 31)] {
+            for (m, k, n) in [(1, 1, 1), (3, 50, 33), (29, 17, 64), (40, 3, 31), (9, 700, 45), (100, 300, 16)]
+            {
                 let a: Vec<f32> = (0..m * k).map(|i| ((i * 7) % 13) as f32 - 6.0).collect();
                 let b: Vec<f32> = (0..k * n).map(|i| ((i * 5) % 11) as f32 - 5.0).collect();
                 let want: Vec<f32> =

@@ -1,9 +1,12 @@
 //! Matrix products and convolutions: weights are packed once, then each is tiles of [`crate::simd`].
 
+mod blocks;
 pub(crate) mod conv;
 pub(crate) mod gemm;
 pub(crate) mod geometry;
+pub(crate) mod integer;
 pub(crate) mod panels;
+pub(crate) mod rescale;
 
 /// What happens to each sum before it is stored: `clamp(sum + residual, low, high)`.
 #[derive(Copy, Clone, Debug)]

@@ -2,20 +2,21 @@
 
 use crate::dense::gemm::Mat;
 use crate::memory::Aligned;
-use crate::simd::WIDTH;
+use crate::simd::{Isa, WIDEST};
 
-/// A matrix `[depth, columns]` as panels `[columns / WIDTH][depth][WIDTH]`; the last is padded with zeros.
+/// A matrix `[depth, columns]` as panels `[columns / width][depth][width]`; the last is padded with zeros.
 #[derive(Clone, Debug)]
 pub(crate) struct Panels {
     data: Aligned,
+    pub width: usize,
     pub depth: usize,
     pub columns: usize,
 }
 
 impl Panels {
     /// Packs a matrix.
-    pub fn new(b: Mat<'_>) -> Panels {
-        let mut panels = Panels { data: Aligned::default(), depth: 0, columns: 0 };
+    pub fn new(isa: Isa, b: Mat<'_>) -> Panels {
+        let mut panels = Panels { data: Aligned::default(), width: isa.width(), depth: 0, columns: 0 };
         panels.pack(b);
         panels
     }
@@ -23,19 +24,20 @@ impl Panels {
     /// Packs another matrix into the same memory.
     pub fn pack(&mut self, b: Mat<'_>) {
         let ([depth, columns], [row, col]) = (b.size, b.strides);
+        let width = self.width;
         (self.depth, self.columns) = (depth, columns);
-        self.data.grow(columns.div_ceil(WIDTH) * depth * WIDTH * 4);
-        for (p, panel) in self.data.f32_mut().chunks_exact_mut((depth * WIDTH).max(1)).enumerate() {
-            let first = p * WIDTH;
+        self.data.grow(columns.div_ceil(width) * depth * width * 4);
+        for (p, panel) in self.data.f32_mut().chunks_exact_mut((depth * width).max(1)).enumerate() {
+            let first = p * width;
             if first >= columns {
                 break;
             }
-            let n = WIDTH.min(columns - first);
-            if n < WIDTH {
+            let n = width.min(columns - first);
+            if n < width {
                 panel.fill(0.0);
             }
             if col == 1 {
-                for (k, line) in panel.chunks_exact_mut(WIDTH).enumerate() {
+                for (k, line) in panel.chunks_exact_mut(width).enumerate() {
                     line[..n].copy_from_slice(&b.data[k * row + first..][..n]);
                 }
                 continue;
@@ -46,7 +48,7 @@ impl Panels {
                 for j in 0..n {
                     let column = &b.data[(first + j) * col..];
                     for k in start..end {
-                        panel[k * WIDTH + j] = column[k * row];
+                        panel[k * width + j] = column[k * row];
                     }
                 }
             }
@@ -54,7 +56,7 @@ impl Panels {
     }
 
     /// Packs the filter of a convolution, `[columns][channels][taps]`, with its rows in the order `taps`, `channels`.
-    pub fn of_filter(w: &[f32], columns: usize, channels: usize, taps: usize) -> Panels {
+    pub fn of_filter(isa: Isa, w: &[f32], columns: usize, channels: usize, taps: usize) -> Panels {
         let depth = channels * taps;
         let mut reordered = vec![0f32; depth * columns];
         for n in 0..columns {
@@ -64,28 +66,23 @@ impl Panels {
                 }
             }
         }
-        Panels::new(Mat::dense(&reordered, depth, columns))
+        Panels::new(isa, Mat::dense(&reordered, depth, columns))
     }
 
     /// How many panels there are.
     pub fn count(&self) -> usize {
-        self.columns.div_ceil(WIDTH)
+        self.columns.div_ceil(self.width)
     }
 
-    /// Panel `p`: `depth · WIDTH` elements.
+    /// Panel `p`: `depth · width` elements.
     pub fn panel(&self, p: usize) -> &[f32] {
-        &self.data.f32()[p * self.depth * WIDTH..][..self.depth * WIDTH]
-    }
-
-    /// Panels that fit a part of the second-level cache together: the unit in which rows are reused.
-    pub fn group(&self) -> usize {
-        (256 * 1024 / (self.depth * WIDTH * 4).max(1)).max(1)
+        &self.data.f32()[p * self.depth * self.width..][..self.depth * self.width]
     }
 }
 
 /// A bias padded to whole panels; zeros when there is none.
 pub(crate) fn padded_bias(bias: Option<&[f32]>, columns: usize) -> Aligned {
-    let mut out = Aligned::floats(columns.div_ceil(WIDTH) * WIDTH);
+    let mut out = Aligned::floats(columns.next_multiple_of(WIDEST));
     if let Some(bias) = bias {
         out.f32_mut()[..columns].copy_from_slice(bias);
     }

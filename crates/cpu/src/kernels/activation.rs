@@ -3,14 +3,29 @@
 use super::Table;
 use super::elementwise::{copy_bytes, float_unary, map_float};
 use crate::kernel::{KernelCall, KernelError, TensorMut};
+use crate::math;
+use crate::simd::Isa;
 use lowbit_core::DType;
 
 type Result = std::result::Result<(), KernelError>;
 
+fn sigmoid(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
+    map_float(c, &mut outs[0], math::sigmoid, |x| 1.0 / (1.0 + (-x).exp()))
+}
+fn tanh(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
+    map_float(c, &mut outs[0], math::tanh, f64::tanh)
+}
+fn silu(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
+    map_float(
+        c,
+        &mut outs[0],
+        #[inline(always)]
+        |x| x / (1.0 + math::exp(-x)),
+        |x| x / (1.0 + (-x).exp()),
+    )
+}
+
 float_unary! {
-    sigmoid => |x| 1.0 / (1.0 + (-x).exp()),
-    tanh => |x| x.tanh(),
-    silu => |x| x / (1.0 + (-x).exp()),
     log_sigmoid => |x| x.min(0.0) - (-x.abs()).exp().ln_1p(),
     relu6 => |x| clamp_nan(x, 0.0, 6.0),
     hardswish => |x| x * clamp_nan(x + 3.0, 0.0, 6.0) / 6.0,
@@ -32,6 +47,7 @@ fn mish(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
 }
 
 /// A clamp through which NaN passes.
+#[inline(always)]
 fn clamp_nan<T: PartialOrd>(x: T, lo: T, hi: T) -> T {
     if x < lo {
         lo
@@ -91,10 +107,10 @@ fn gelu(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     if c.str(1) == Some("tanh") {
         let k = (2.0 / std::f64::consts::PI).sqrt();
         let f = |x: f64| 0.5 * x * (1.0 + (k * (x + 0.044715 * x * x * x)).tanh());
-        return map_float(c, &mut outs[0], |x| f(f64::from(x)) as f32, f);
+        return map_float(c, &mut outs[0], math::gelu_tanh, f);
     }
-    let f = |x: f64| 0.5 * x * (1.0 + crate::math::erf(x * std::f64::consts::FRAC_1_SQRT_2));
-    map_float(c, &mut outs[0], |x| f(f64::from(x)) as f32, f)
+    let f = |x: f64| 0.5 * x * (1.0 + math::erf(x * std::f64::consts::FRAC_1_SQRT_2));
+    map_float(c, &mut outs[0], math::gelu, f)
 }
 
 /// `softplus(self, beta, threshold)`
@@ -155,6 +171,12 @@ fn along(c: &KernelCall<'_>, out: &mut TensorMut<'_>, log: bool, safe: bool) -> 
     }
     let v = x.as_vec::<f32>();
     match out.slice::<f32>() {
+        Some(o) if inner == 1 && !log => {
+            for (x, o) in v.chunks_exact(n.max(1)).zip(o.chunks_exact_mut(n.max(1))) {
+                o.copy_from_slice(x);
+                softmax_row(c.isa, o, 1.0, safe);
+            }
+        }
         Some(o) => rows(&v, o, n, inner, log, safe),
         None => {
             let mut r = vec![0f32; v.len()];
@@ -163,6 +185,49 @@ fn along(c: &KernelCall<'_>, out: &mut TensorMut<'_>, log: bool, safe: bool) -> 
         }
     }
     Ok(())
+}
+
+/// The softmax of `x · scale`, in place; a row of −∞ alone gives zeros where `safe`, NaN otherwise.
+pub(super) fn softmax_row(isa: Isa, x: &mut [f32], scale: f32, safe: bool) {
+    isa.vectorize(
+        #[inline(always)]
+        || {
+            const LANES: usize = 16;
+            let mut lanes = [f32::NEG_INFINITY; LANES];
+            // NaN is left out here; it comes back with its exponential.
+            let larger = |m: &mut f32, v: f32| *m = if v > *m { v } else { *m };
+            let (whole, rest) = x.as_chunks_mut::<LANES>();
+            for chunk in whole.iter_mut() {
+                for (m, v) in lanes.iter_mut().zip(chunk) {
+                    *v *= scale;
+                    larger(m, *v);
+                }
+            }
+            for v in rest.iter_mut() {
+                *v *= scale;
+                larger(&mut lanes[0], *v);
+            }
+            let max = lanes.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
+            if safe && max == f32::NEG_INFINITY {
+                x.fill(0.0);
+                return;
+            }
+            let mut sums = [0f32; LANES];
+            let (whole, rest) = x.as_chunks_mut::<LANES>();
+            for chunk in whole.iter_mut() {
+                for (s, v) in sums.iter_mut().zip(chunk) {
+                    *v = math::exp(*v - max);
+                    *s += *v;
+                }
+            }
+            for v in rest.iter_mut() {
+                *v = math::exp(*v - max);
+                sums[0] += *v;
+            }
+            let inv = 1.0 / sums.into_iter().sum::<f32>();
+            x.iter_mut().for_each(|v| *v *= inv);
+        },
+    );
 }
 
 /// Softmax over runs of `n` elements `inner` apart.

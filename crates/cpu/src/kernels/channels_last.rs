@@ -1,10 +1,12 @@
-//! Kernels that read and write `f32` images channels last. Shapes are as PyTorch has them; bytes lie `[N, …, C]`. Each
+//! Kernels that read and write images channels last, `f32` and some of bytes. Shapes are as PyTorch has them; bytes lie `[N, …, C]`. Each
 //! computes the same bits as the kernel for C order.
 
 use super::norm::running_affine;
 use super::pool::{Axis, adaptive_axes, sliding};
-use crate::kernel::{Kernel, KernelCall, KernelError, TensorMut};
+use crate::kernel::{Kernel, KernelCall, KernelError, Number, TensorMut};
+use lowbit_core::DType;
 use lowbit_core::ops::OpDef;
+use lowbit_core::tensor::Element;
 
 type Result = std::result::Result<(), KernelError>;
 
@@ -29,12 +31,25 @@ pub(crate) fn kernel(op: &OpDef) -> Option<Kernel> {
     Some(kernel)
 }
 
+/// Whether an operator's kernel takes 8-bit integers besides `f32`.
+pub(crate) fn takes_bytes(op: &OpDef) -> bool {
+    op.short_name().starts_with("max_pool")
+}
+
+fn other_type() -> KernelError {
+    KernelError::new("images of this type are not kept channels last")
+}
+
+fn elements<'a, T: Element>(c: &KernelCall<'a>) -> std::result::Result<&'a [T], KernelError> {
+    c.tensor(0)?.slice::<T>().ok_or_else(other_type)
+}
+
 fn input<'a>(c: &KernelCall<'a>) -> std::result::Result<&'a [f32], KernelError> {
-    c.tensor(0)?.slice::<f32>().ok_or_else(|| KernelError::new("only f32 images are kept channels last"))
+    elements(c)
 }
 
 fn output<'a>(out: &'a mut TensorMut<'_>) -> std::result::Result<&'a mut [f32], KernelError> {
-    out.slice::<f32>().ok_or_else(|| KernelError::new("only f32 images are kept channels last"))
+    out.slice::<f32>().ok_or_else(other_type)
 }
 
 /// Calls `f(output pixel, first pixel of the image, windows)` for every pixel of the result.
@@ -101,11 +116,26 @@ fn adaptive_avg_pool(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
 }
 
 fn max_pool(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
+    match outs[0].dtype {
+        DType::I8 => maxima(c, outs, i8::MIN, |v, best| v > best),
+        DType::U8 => maxima(c, outs, u8::MIN, |v, best| v > best),
+        // NaN wins, and the first of equals.
+        _ => maxima(c, outs, f32::NEG_INFINITY, |v: f32, best| v > best || v.is_nan()),
+    }
+}
+
+/// The largest of each window, by `wins`.
+fn maxima<T: Number>(
+    c: &KernelCall<'_>,
+    outs: &mut [TensorMut<'_>],
+    lowest: T,
+    wins: impl Fn(T, T) -> bool,
+) -> Result {
     let a = sliding(c, outs[0].shape, true)?;
-    let (x, shape) = (input(c)?, outs[0].shape);
+    let (x, shape) = (elements::<T>(c)?, outs[0].shape);
     let n = shape[1];
     let (values, indices) = outs.split_at_mut(1);
-    let values = output(&mut values[0])?;
+    let values = values[0].slice::<T>().ok_or_else(other_type)?;
     let (h, w) = (a[1].input, a[2].input);
     let pixels = |z: (usize, usize, usize, usize),
                   y: (usize, usize, usize, usize),
@@ -116,22 +146,23 @@ fn max_pool(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
                 .flat_map(move |r| (k.0..k.1).step_by(k.2).map(move |s| (d * h + r) * w + s))
         })
     };
-    // NaN wins, and the first of equals.
-    let wins = |v: f32, best: f32| v > best || v.is_nan();
     let Some(indices) = indices.first_mut().and_then(|t| t.slice::<i64>()) else {
         for_each_pixel(shape[0], &a, |i, base, [z, y, k]| {
             let out = &mut values[i * n..(i + 1) * n];
-            out.fill(f32::NEG_INFINITY);
+            out.fill(lowest);
             for o in pixels(z, y, k) {
                 let pixel = &x[(base + o) * n..(base + o + 1) * n];
-                out.iter_mut().zip(pixel).for_each(|(b, &v)| *b = if wins(v, *b) { v } else { *b });
+                c.isa.vectorize(
+                    #[inline(always)]
+                    || out.iter_mut().zip(pixel).for_each(|(b, &v)| *b = if wins(v, *b) { v } else { *b }),
+                );
             }
         });
         return Ok(());
     };
     for_each_pixel(shape[0], &a, |i, base, [z, y, k]| {
         let (out, at) = (&mut values[i * n..(i + 1) * n], &mut indices[i * n..(i + 1) * n]);
-        out.fill(f32::NEG_INFINITY);
+        out.fill(lowest);
         // The first place in the window, for windows of −∞ alone.
         at.fill(((z.0 * h + y.0) * w + k.0) as i64);
         for o in pixels(z, y, k) {

@@ -50,6 +50,8 @@ pub(super) use at_dtype;
 
 /// The operations a binary kernel needs of its element type, wrapping for integers.
 pub(super) trait Arith: Number {
+    /// Whether loops over this type are compiled for each instruction set.
+    const COMMON: bool;
     fn add(self, o: Self) -> Self;
     fn sub(self, o: Self) -> Self;
     fn mul(self, o: Self) -> Self;
@@ -67,7 +69,8 @@ pub(super) trait Arith: Number {
     fn smaller(self, o: Self) -> Self;
 }
 
-macro_rules! arith_float { ($($t:ty),*) => { $(impl Arith for $t {
+macro_rules! arith_float { ($($t:ty: $common:expr),*) => { $(impl Arith for $t {
+    const COMMON: bool = $common;
     fn add(self, o: Self) -> Self { self + o }
     fn sub(self, o: Self) -> Self { self - o }
     fn mul(self, o: Self) -> Self { self * o }
@@ -92,6 +95,7 @@ macro_rules! arith_float { ($($t:ty),*) => { $(impl Arith for $t {
     fn smaller(self, o: Self) -> Self { if self.is_nan() || self < o { self } else { o } }
 })* } }
 macro_rules! arith_int { ($($t:ty),*) => { $(impl Arith for $t {
+    const COMMON: bool = false;
     fn add(self, o: Self) -> Self { self.wrapping_add(o) }
     fn sub(self, o: Self) -> Self { self.wrapping_sub(o) }
     fn mul(self, o: Self) -> Self { self.wrapping_mul(o) }
@@ -112,7 +116,7 @@ macro_rules! arith_int { ($($t:ty),*) => { $(impl Arith for $t {
     fn larger(self, o: Self) -> Self { self.max(o) }
     fn smaller(self, o: Self) -> Self { self.min(o) }
 })* } }
-arith_float!(f32, f64);
+arith_float!(f32: true, f64: false);
 #[allow(unused_comparisons)] // unsigned types share the signed ones' formulas
 mod ints {
     use super::{Arith, Number};
@@ -157,6 +161,7 @@ fn common(c: &KernelCall<'_>, i: usize, j: usize) -> DType {
 }
 
 /// `out[i] = f(a[i], b[i])` over the broadcast shape.
+#[inline(always)]
 pub(super) fn zip<T: Copy, O>(
     (a, sa): (&[T], &[usize]),
     (b, sb): (&[T], &[usize]),
@@ -187,17 +192,37 @@ pub(super) fn zip<T: Copy, O>(
     });
 }
 
+/// As [`zip`], compiled once.
+#[inline(never)]
+fn zip_slow<T: Copy, O>(
+    a: (&[T], &[usize]),
+    b: (&[T], &[usize]),
+    shape: &[usize],
+    out: &mut [O],
+    f: impl Fn(T, T) -> O,
+) {
+    zip(a, b, shape, out, f);
+}
+
 /// Runs a binary operation at type `T` and stores it in the output's type.
 fn run<T: Arith>(c: &KernelCall<'_>, out: &mut TensorMut<'_>, f: impl Fn(T, T) -> T) -> Result {
     let (a, sa) = operand::<T>(c, 0)?;
     let (b, sb) = operand::<T>(c, 1)?;
     let shape = out.shape;
     if let Some(o) = out.slice::<T>().filter(|_| out_is_plain::<T>()) {
-        zip((&a, sa), (&b, sb), shape, o, f);
+        // The type that programs compute in; others would be compiled for every instruction set for nothing.
+        if T::COMMON {
+            c.isa.vectorize(
+                #[inline(always)]
+                || zip((&a, sa), (&b, sb), shape, o, f),
+            );
+        } else {
+            zip_slow((&a, sa), (&b, sb), shape, o, f);
+        }
         return Ok(());
     }
     let mut tmp = vec![T::default(); out.numel()];
-    zip((&a, sa), (&b, sb), shape, &mut tmp, f);
+    zip_slow((&a, sa), (&b, sb), shape, &mut tmp, f);
     out.store(tmp);
     Ok(())
 }
@@ -261,7 +286,7 @@ fn atan2(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
 fn test<T: Number>(c: &KernelCall<'_>, out: &mut TensorMut<'_>, f: impl Fn(T, T) -> bool) -> Result {
     let (a, sa) = operand::<T>(c, 0)?;
     let (b, sb) = operand::<T>(c, 1)?;
-    zip((&a, sa), (&b, sb), out.shape, out.bytes, |x, y| u8::from(f(x, y)));
+    zip_slow((&a, sa), (&b, sb), out.shape, out.bytes, |x, y| u8::from(f(x, y)));
     Ok(())
 }
 
@@ -282,7 +307,7 @@ macro_rules! bits { ($($name:ident => $op:tt),* $(,)?) => { $(
         let (a, sa) = operand::<i64>(c, 0)?;
         let (b, sb) = operand::<i64>(c, 1)?;
         let mut tmp = vec![0i64; outs[0].numel()];
-        zip((&a, sa), (&b, sb), outs[0].shape, &mut tmp, |x, y| x $op y);
+        zip_slow((&a, sa), (&b, sb), outs[0].shape, &mut tmp, |x, y| x $op y);
         outs[0].store(tmp);
         Ok(())
     }
@@ -313,7 +338,10 @@ pub(super) fn map_float(
     }
     let v = x.as_vec::<f32>();
     match out.slice::<f32>() {
-        Some(o) => o.iter_mut().zip(v.iter()).for_each(|(o, &x)| *o = single(x)),
+        Some(o) => c.isa.vectorize(
+            #[inline(always)]
+            || o.iter_mut().zip(v.iter()).for_each(|(o, &x)| *o = single(x)),
+        ),
         None => out.store(v.iter().map(|&x| single(x))),
     }
     Ok(())
@@ -409,7 +437,7 @@ fn spread<T: Number>(
     let (x, s) = operand::<T>(c, i)?;
     let n: usize = shape.iter().product();
     let mut out = vec![T::default(); n];
-    zip((&x, s), (&x, s), shape, &mut out, |x, _| x);
+    zip_slow((&x, s), (&x, s), shape, &mut out, |x, _| x);
     Ok(out)
 }
 
@@ -451,12 +479,12 @@ fn bounded(c: &KernelCall<'_>, out: &mut TensorMut<'_>, min: Option<usize>, max:
         if let Some(i) = given(min) {
             let (b, s) = operand::<T>(c, i)?;
             let a = x.clone();
-            zip((&a, &shape), (&b, s), &shape, &mut x, |v, lo| if v < lo { lo } else { v });
+            zip_slow((&a, &shape), (&b, s), &shape, &mut x, |v, lo| if v < lo { lo } else { v });
         }
         if let Some(i) = given(max) {
             let (b, s) = operand::<T>(c, i)?;
             let a = x.clone();
-            zip((&a, &shape), (&b, s), &shape, &mut x, |v, hi| if v > hi { hi } else { v });
+            zip_slow((&a, &shape), (&b, s), &shape, &mut x, |v, hi| if v > hi { hi } else { v });
         }
         out.store(x);
         Ok(())

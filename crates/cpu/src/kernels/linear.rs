@@ -1,6 +1,7 @@
 //! Matrix products, einsum, attention.
 
 use super::Table;
+use super::activation::softmax_row;
 use crate::dense::gemm::{Mat, gemm};
 use crate::kernel::{KernelCall, KernelError, TensorMut, TensorRef, broadcast_strides, strides};
 use crate::simd::Isa;
@@ -296,12 +297,16 @@ fn attention(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
             let query = Mat::dense(&vq[i * l * e..(i + 1) * l * e], l, e);
             gemm(c.isa, query, Mat::dense(&vk[ik..ik + s * e], s, e).t(), &mut scores)?;
             for (r, row) in scores.chunks_exact_mut(s.max(1)).enumerate() {
-                for (j, x) in row.iter_mut().enumerate() {
-                    *x *= scale;
-                    if causal && j > r {
-                        *x = f32::NEG_INFINITY;
-                    }
-                    if let Some((values, steps, boolean)) = &bias {
+                let mut scale = scale;
+                if causal || bias.is_some() {
+                    row.iter_mut().for_each(|x| *x *= scale);
+                    scale = 1.0;
+                }
+                if causal {
+                    row.iter_mut().skip(r + 1).for_each(|x| *x = f32::NEG_INFINITY);
+                }
+                if let Some((values, steps, boolean)) = &bias {
+                    for (j, x) in row.iter_mut().enumerate() {
                         let flat = (i * l + r) * s + j;
                         let m =
                             values[(0..full.len()).map(|d| flat / so[d] % full[d] * steps[d]).sum::<usize>()];
@@ -312,18 +317,8 @@ fn attention(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
                         };
                     }
                 }
-                let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                if max == f32::NEG_INFINITY {
-                    // A row that sees nothing gives zeros.
-                    row.fill(0.0);
-                    continue;
-                }
-                let mut sum = 0.0;
-                row.iter_mut().for_each(|x| {
-                    *x = (*x - max).exp();
-                    sum += *x;
-                });
-                row.iter_mut().for_each(|x| *x /= sum);
+                // A row that sees nothing gives zeros.
+                softmax_row(c.isa, row, scale, true);
             }
             let values = Mat::dense(&vv[iv..iv + s * ev], s, ev);
             gemm(c.isa, Mat::dense(&scores, l, s), values, &mut out[i * l * ev..(i + 1) * l * ev])?;

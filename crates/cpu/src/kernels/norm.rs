@@ -2,6 +2,7 @@
 
 use super::Table;
 use crate::kernel::{KernelCall, KernelError, TensorMut, TensorRef};
+use lowbit_core::DType;
 use std::borrow::Cow;
 
 type Result = std::result::Result<(), KernelError>;
@@ -106,17 +107,31 @@ fn batch_statistics(
     Ok(())
 }
 
-/// Mean and inverse deviation of a group.
+/// Mean and inverse deviation of a group, summed in `f64` in lanes side by side.
+#[inline(always)]
 fn moments(x: &[f32], eps: f64) -> (f64, f64) {
     let n = x.len() as f64;
-    let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
-    let var = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n;
+    let mean = sum(x, |v| v) / n;
+    let var = sum(x, |v| (v - mean) * (v - mean)) / n;
     (mean, 1.0 / (var + eps).sqrt())
+}
+
+/// The sum of `f` of every element.
+#[inline(always)]
+fn sum(x: &[f32], f: impl Fn(f64) -> f64) -> f64 {
+    const LANES: usize = 16;
+    let mut lanes = [0f64; LANES];
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for chunk in whole {
+        lanes.iter_mut().zip(chunk).for_each(|(s, &v)| *s += f(f64::from(v)));
+    }
+    lanes.iter_mut().zip(rest).for_each(|(s, &v)| *s += f(f64::from(v)));
+    lanes.into_iter().sum()
 }
 
 /// Normalizes runs of `size`; parameter of element `i` of run `r` is `place(r, i)`.
 fn runs(
-    x: TensorRef<'_>,
+    c: &KernelCall<'_>,
     outs: &mut [TensorMut<'_>],
     size: usize,
     weight: Option<Cow<'_, [f32]>>,
@@ -124,11 +139,14 @@ fn runs(
     eps: f64,
     place: impl Fn(usize, usize) -> usize,
 ) -> Result {
-    let v = x.as_vec::<f32>();
+    let v = c.tensor(0)?.as_vec::<f32>();
     let mut result = vec![0f32; v.len()];
     let mut stats = vec![];
     for (r, (x, o)) in v.chunks_exact(size.max(1)).zip(result.chunks_exact_mut(size.max(1))).enumerate() {
-        let (mean, inv) = moments(x, eps);
+        let (mean, inv) = c.isa.vectorize(
+            #[inline(always)]
+            || moments(x, eps),
+        );
         stats.push((mean, inv));
         let (mean, inv) = (mean as f32, inv as f32);
         for (i, (o, &x)) in o.iter_mut().zip(x).enumerate() {
@@ -138,17 +156,57 @@ fn runs(
         }
     }
     outs[0].store(result);
+    store_stats(outs, &stats);
+    Ok(())
+}
+
+fn store_stats(outs: &mut [TensorMut<'_>], stats: &[(f64, f64)]) {
     if let [_, m, s] = outs {
         m.store(stats.iter().map(|s| s.0));
         s.store(stats.iter().map(|s| s.1));
     }
+}
+
+/// Layer norm of `f32` rows, the common case: vectorized.
+fn rows(
+    c: &KernelCall<'_>,
+    outs: &mut [TensorMut<'_>],
+    size: usize,
+    weight: &[f32],
+    bias: &[f32],
+    eps: f64,
+) -> Result {
+    let x = c.tensor(0)?.as_vec::<f32>();
+    let mut stats = vec![];
+    if let Some(out) = outs[0].slice::<f32>() {
+        for (x, o) in x.chunks_exact(size).zip(out.chunks_exact_mut(size)) {
+            let moments = c.isa.vectorize(
+                #[inline(always)]
+                || {
+                    let (mean, inv) = moments(x, eps);
+                    let (m, s) = (mean as f32, inv as f32);
+                    let parameters = weight.iter().zip(bias);
+                    for ((o, &x), (&w, &b)) in o.iter_mut().zip(x).zip(parameters) {
+                        *o = (x - m) * s * w + b;
+                    }
+                    (mean, inv)
+                },
+            );
+            stats.push(moments);
+        }
+    }
+    store_stats(outs, &stats);
     Ok(())
 }
 
 /// `layer_norm(input, shape, weight, bias, eps)` and its core form.
 fn layer_norm(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let size = c.ints(1)?.iter().product::<i64>() as usize;
-    runs(c.tensor(0)?, outs, size, channels(c, 2), channels(c, 3), c.float(4)?, |_, i| i)
+    let (weight, bias, eps) = (channels(c, 2), channels(c, 3), c.float(4)?);
+    match (&weight, &bias) {
+        (Some(w), Some(b)) if outs[0].dtype == DType::F32 && size > 0 => rows(c, outs, size, w, b, eps),
+        _ => runs(c, outs, size, weight, bias, eps, |_, i| i),
+    }
 }
 
 /// `rms_norm(input, shape, weight, eps)`; without eps the type's epsilon.
@@ -168,33 +226,34 @@ fn rms_norm(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
 }
 
 fn grouped(
-    x: TensorRef<'_>,
+    c: &KernelCall<'_>,
     outs: &mut [TensorMut<'_>],
     groups: usize,
     weight: Option<Cow<'_, [f32]>>,
     bias: Option<Cow<'_, [f32]>>,
     eps: f64,
 ) -> Result {
+    let x = c.tensor(0)?;
     let inner: usize = x.shape.iter().skip(2).product();
     let per = x.shape[1] / groups;
-    runs(x, outs, per * inner, weight, bias, eps, |r, i| r % groups * per + i / inner.max(1))
+    runs(c, outs, per * inner, weight, bias, eps, |r, i| r % groups * per + i / inner.max(1))
 }
 
 /// `group_norm(input, groups, weight, bias, eps)`
 fn group_norm(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
-    grouped(c.tensor(0)?, outs, c.int(1)? as usize, channels(c, 2), channels(c, 3), c.float(4)?)
+    grouped(c, outs, c.int(1)? as usize, channels(c, 2), channels(c, 3), c.float(4)?)
 }
 
 /// `native_group_norm(input, weight, bias, N, C, HxW, group, eps)`
 fn native_group_norm(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
-    grouped(c.tensor(0)?, outs, c.int(6)? as usize, channels(c, 1), channels(c, 2), c.float(7)?)
+    grouped(c, outs, c.int(6)? as usize, channels(c, 1), channels(c, 2), c.float(7)?)
 }
 
 /// `instance_norm(input, weight, bias, mean, var, use_input_stats, momentum, eps)`
 fn instance_norm(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let x = c.tensor(0)?;
     if c.bool(5)? {
-        return grouped(x, outs, x.shape[1], channels(c, 1), channels(c, 2), c.float(7)?);
+        return grouped(c, outs, x.shape[1], channels(c, 1), channels(c, 2), c.float(7)?);
     }
     let (Some(mean), Some(var)) = (channels(c, 3), channels(c, 4)) else {
         return Err(KernelError::new("running mean and variance are needed"));

@@ -9,13 +9,11 @@ use lowbit_core::quant::runs;
 type Result = std::result::Result<(), KernelError>;
 
 /// Stores integers computed from floats; `quant_min..=quant_max` always fits.
+#[inline(always)]
 fn store(out: &mut TensorMut<'_>, values: impl Iterator<Item = f32>) {
     match out.dtype {
-        DType::I8 => bytemuck::cast_slice_mut::<u8, i8>(out.bytes)
-            .iter_mut()
-            .zip(values)
-            .for_each(|(o, v)| *o = v as i8),
-        DType::U8 => out.bytes.iter_mut().zip(values).for_each(|(o, v)| *o = v as u8),
+        // NaN becomes 0, as by `as`. Through `i32`, which has vector instructions.
+        DType::I8 | DType::U8 => out.bytes.iter_mut().zip(values).for_each(|(o, v)| *o = v as i32 as u8),
         _ => out.store(values),
     }
 }
@@ -30,8 +28,18 @@ fn quantize_at(
     max: f64,
 ) -> Result {
     let inv = (1.0 / scale) as f32;
+    let (min, max) = (min as f32, max as f32);
     let x = c.tensor(0)?.as_vec::<f32>();
-    store(out, x.iter().map(|&x| ((x * inv).round_ties_even() + zero).clamp(min as f32, max as f32)));
+    c.isa.vectorize(
+        #[inline(always)]
+        || {
+            let q = x.iter().map(
+                #[inline(always)]
+                |&x| ((x * inv).round_ties_even() + zero).clamp(min, max),
+            );
+            store(out, q);
+        },
+    );
     Ok(())
 }
 
@@ -41,8 +49,15 @@ fn dequantize_at(c: &KernelCall<'_>, out: &mut TensorMut<'_>, scale: f32, zero: 
     match (q.dtype, out.slice::<f32>()) {
         (DType::I8, Some(o)) => {
             let q = bytemuck::cast_slice::<u8, i8>(q.bytes);
-            o.iter_mut().zip(q).for_each(|(o, &q)| *o = (f32::from(q) - zero) * scale);
+            c.isa.vectorize(
+                #[inline(always)]
+                || o.iter_mut().zip(q).for_each(|(o, &q)| *o = (f32::from(q) - zero) * scale),
+            );
         }
+        (DType::U8, Some(o)) => c.isa.vectorize(
+            #[inline(always)]
+            || o.iter_mut().zip(q.bytes).for_each(|(o, &q)| *o = (f32::from(q) - zero) * scale),
+        ),
         _ => {
             let v = q.as_vec::<f32>();
             out.store(v.iter().map(|&q| (q - zero) * scale));

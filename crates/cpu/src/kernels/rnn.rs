@@ -6,6 +6,7 @@ use crate::dense::gemm::{Mat, multiply};
 use crate::dense::panels::{Panels, padded_bias};
 use crate::kernel::{KernelCall, KernelError, TensorMut, TensorRef};
 use crate::memory::Aligned;
+use crate::parallel::Threads;
 use crate::simd::Isa;
 
 type Result = std::result::Result<(), KernelError>;
@@ -44,7 +45,7 @@ impl Affine {
         let bias = bias.map(|b| b.as_vec::<f32>());
         Affine {
             isa,
-            panels: Panels::new(Mat::dense(&w.as_vec::<f32>(), n, k).t()),
+            panels: Panels::new(isa, Mat::dense(&w.as_vec::<f32>(), n, k).t()),
             bias: padded_bias(bias.as_deref(), n),
         }
     }
@@ -53,7 +54,17 @@ impl Affine {
     fn of(&self, x: &[f32], rows: usize, out: &mut Vec<f32>) {
         out.clear();
         out.resize(rows * self.panels.columns, 0.0);
-        multiply(self.isa, x, rows, self.panels.depth, &self.panels, &self.bias, out, Epilogue::NONE);
+        multiply(
+            self.isa,
+            &Threads::default(),
+            x,
+            rows,
+            self.panels.depth,
+            &self.panels,
+            &self.bias,
+            out,
+            Epilogue::NONE,
+        );
     }
 }
 

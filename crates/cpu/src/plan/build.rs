@@ -2,14 +2,15 @@
 
 use super::constants::evaluate;
 use super::fuse::{Fused, Fusion};
+use super::integers::Integers;
 use super::layout::{Follow, Layout, follow, indifferent, reduces_positions, rename};
 use super::{Place, Plan, Product, Run, Shared, Slot, Step, concrete};
 use crate::dense::conv::Filter;
 use crate::dense::gemm::Mat;
 use crate::dense::geometry::Geometry;
 use crate::dense::panels::{Panels, padded_bias};
-use crate::kernel::{ConcreteArg, KernelCall, TensorRef, kernel};
-use crate::kernels::conv::geometry;
+use crate::kernel::{ConcreteArg, kernel};
+use crate::kernels::channels_last;
 use crate::simd::Isa;
 use lowbit_core::Tensor;
 use lowbit_core::dtype::DType;
@@ -52,12 +53,12 @@ const COPIES: &[&str] = &[
 ];
 
 pub(super) struct Builder<'a> {
-    program: &'a Program,
-    bindings: &'a Bindings,
+    pub(super) program: &'a Program,
+    pub(super) bindings: &'a Bindings,
     watch: &'a BTreeSet<ValueId>,
     constant: &'a [bool],
-    shared: &'a mut Shared,
-    isa: Isa,
+    pub(super) shared: &'a mut Shared,
+    pub(super) isa: Isa,
     /// Which slot holds a value in a format.
     at: BTreeMap<(ValueId, Layout), usize>,
     plan: Plan,
@@ -88,12 +89,20 @@ impl<'a> Builder<'a> {
         Ok(b)
     }
 
-    pub fn finish(mut self) -> Result<Plan, RunError> {
+    pub fn finish(mut self, simulate: bool) -> Result<Plan, RunError> {
         let g = &self.program.graph;
-        let packable = |n: NodeId| self.is_packable(n);
+        let integers = match simulate {
+            true => Integers::default(),
+            false => {
+                let is_layer = |n: NodeId| self.is_integer_layer(n);
+                Integers::new(self.program, self.watch, self.constant, &is_layer)
+            }
+        };
+        let taken = |n: NodeId| integers.joined.contains(&n) || integers.groups.contains_key(&n);
+        let packable = |n: NodeId| !taken(n) && self.is_packable(n);
         let fusion = Fusion::new(self.program, self.watch, packable);
         for n in g.nodes() {
-            if fusion.joined.contains(&n) {
+            if fusion.joined.contains(&n) || integers.joined.contains(&n) {
                 continue;
             }
             let node = g.node(n);
@@ -108,9 +117,10 @@ impl<'a> Builder<'a> {
                     self.push(n, Run::Nothing, vec![], vec![], vec![]);
                 }
             } else {
-                match fusion.groups.get(&n) {
-                    Some(fused) => self.fused(n, fused)?,
-                    None => self.node(n)?,
+                match (integers.groups.get(&n), fusion.groups.get(&n)) {
+                    (Some(group), _) => self.integers(n, group)?,
+                    (_, Some(fused)) => self.fused(n, fused)?,
+                    _ => self.node(n)?,
                 }
             }
             if self.plan.steps.len() > first {
@@ -136,7 +146,7 @@ impl<'a> Builder<'a> {
     }
 
     /// The format that `v` was first made in.
-    fn format(&self, v: ValueId) -> Layout {
+    pub(super) fn format(&self, v: ValueId) -> Layout {
         if self.at.contains_key(&(v, Layout::Contiguous)) || self.at.contains_key(&(v, Layout::ChannelsLast))
         {
             self.plan.slots[self.made(v)].layout
@@ -145,12 +155,12 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn shape(&self, v: ValueId, n: NodeId) -> Result<Vec<usize>, RunError> {
+    pub(super) fn shape(&self, v: ValueId, n: NodeId) -> Result<Vec<usize>, RunError> {
         let shape = self.program.graph.ty(v).resolve(self.bindings);
         shape.map_err(|e| RunError::node(self.program, n, format!("shape of an operand: {e}")))
     }
 
-    fn push(
+    pub(super) fn push(
         &mut self,
         node: NodeId,
         run: Run,
@@ -162,7 +172,7 @@ impl<'a> Builder<'a> {
     }
 
     /// A new slot of `v`, made by the step that follows.
-    fn make(&mut self, v: ValueId, shape: Vec<usize>, layout: Layout, place: Place) -> usize {
+    pub(super) fn make(&mut self, v: ValueId, shape: Vec<usize>, layout: Layout, place: Place) -> usize {
         let dims = layout.dims(&shape);
         let dtype = self.program.graph.ty(v).dtype;
         self.plan.slots.push(Slot { place, dtype, shape, layout, dims });
@@ -171,7 +181,7 @@ impl<'a> Builder<'a> {
     }
 
     /// The slot of `v` in a format; changes the format where there is only the other. `n` is who asks.
-    fn slot(&mut self, v: ValueId, layout: Layout, n: Option<NodeId>) -> Result<usize, RunError> {
+    pub(super) fn slot(&mut self, v: ValueId, layout: Layout, n: Option<NodeId>) -> Result<usize, RunError> {
         if let Some(&s) = self.at.get(&(v, layout)) {
             return Ok(s);
         }
@@ -214,7 +224,7 @@ impl<'a> Builder<'a> {
     }
 
     /// A value that is the same in every run.
-    fn evaluate(&self, v: ValueId) -> Result<Tensor, RunError> {
+    pub(super) fn evaluate(&self, v: ValueId) -> Result<Tensor, RunError> {
         match self.shared.folded.get(&v) {
             Some(t) => Ok(t.clone()),
             None => evaluate(self.program, v, self.isa, &mut BTreeMap::new()),
@@ -281,8 +291,10 @@ impl<'a> Builder<'a> {
                 let mat = Mat::dense(&values, shape[0], shape[1]);
                 // `linear` has its weights transposed.
                 let mat = if *node.op() == ops::LINEAR { mat.t() } else { mat };
-                let product =
-                    Product { panels: Panels::new(mat), bias: padded_bias(bias.as_deref(), mat.size[1]) };
+                let product = Product {
+                    panels: Panels::new(self.isa, mat),
+                    bias: padded_bias(bias.as_deref(), mat.size[1]),
+                };
                 self.shared.products.entry(n).or_insert(Arc::new(product)).clone()
             }
         };
@@ -317,28 +329,35 @@ impl<'a> Builder<'a> {
         bias: Option<&[f32]>,
         out_shape: &[usize],
     ) -> Result<Option<(Geometry, Arc<Filter>)>, RunError> {
-        let node = self.program.graph.node(n);
-        let (x, w_shape) = (self.shape(x, n)?, self.shape(w, n)?);
-        let args = concrete(self.program, n, self.bindings)?;
-        let of = |shape| TensorRef { dtype: DType::F32, shape, bytes: &[] };
-        let shapes = [of(&x[..]), of(&w_shape)];
-        let call = KernelCall { op: node.op(), args: &args, inputs: &shapes, isa: self.isa };
-        let g = geometry(&call, out_shape).map_err(|e| RunError::node(self.program, n, e.0))?;
+        let g = self.geometry(n, x, w, out_shape)?;
         let Some(g) = g else { return Ok(None) };
         if let Some(filter) = self.shared.filters.get(&n) {
             return Ok(Some((g, filter.clone())));
         }
-        let Some(filter) = Filter::new(&g, &self.evaluate(w)?.to_f32(), bias) else { return Ok(None) };
+        let Some(filter) = Filter::new(self.isa, &g, &self.evaluate(w)?.to_f32(), bias) else {
+            return Ok(None);
+        };
         let filter = self.shared.filters.entry(n).or_insert(Arc::new(filter)).clone();
         Ok(Some((g, filter)))
     }
 
     /// One node by its kernel.
-    fn node(&mut self, n: NodeId) -> Result<(), RunError> {
+    pub(super) fn node(&mut self, n: NodeId) -> Result<(), RunError> {
+        let node = self.program.graph.node(n);
+        let inputs: Vec<ValueId> = node.operands().collect();
+        self.call(n, &inputs, node.outputs())
+    }
+
+    /// One node by its kernel, on these operands and for these outputs: its own, or the integers that they stand for.
+    pub(super) fn call(
+        &mut self,
+        n: NodeId,
+        inputs: &[ValueId],
+        outputs: &[ValueId],
+    ) -> Result<(), RunError> {
         let node = self.program.graph.node(n);
         let kernel = kernel(node.op())
             .ok_or_else(|| RunError::node(self.program, n, format!("{} has no kernel", node.op().name)))?;
-        let (inputs, outputs) = (node.operands().collect::<Vec<_>>(), node.outputs());
         let shapes = outputs.iter().map(|&v| self.shape(v, n)).collect::<Result<Vec<_>, _>>()?;
         let same_type = inputs
             .first()
@@ -353,7 +372,7 @@ impl<'a> Builder<'a> {
             return Ok(());
         }
         let args = concrete(self.program, n, self.bindings)?;
-        if self.follows(n, &inputs, &shapes, &args)? {
+        if self.follows(n, inputs, outputs, &shapes, &args)? {
             return Ok(());
         }
         let slots = inputs.iter().map(|&v| self.slot(v, Layout::Contiguous, Some(n)));
@@ -369,6 +388,7 @@ impl<'a> Builder<'a> {
         &mut self,
         n: NodeId,
         inputs: &[ValueId],
+        outputs: &[ValueId],
         shapes: &[Vec<usize>],
         args: &[ConcreteArg],
     ) -> Result<bool, RunError> {
@@ -421,8 +441,9 @@ impl<'a> Builder<'a> {
                 (Run::Kernel(kernel), rename(args.to_vec(), at, rank), layout, slots)
             }
             Follow::Kernel(own) if is_last(self, 0) && shapes[0].len() == operands[0].len() => {
-                let f32s = self.program.graph.ty(inputs[0]).dtype == DType::F32;
-                if !f32s || shapes.iter().any(|s| s.len() != operands[0].len()) {
+                let dtype = self.program.graph.ty(inputs[0]).dtype;
+                let knows = dtype == DType::F32 || channels_last::takes_bytes(node.op()) && dtype.size() == 1;
+                if !knows || shapes.iter().any(|s| s.len() != operands[0].len()) {
                     return Ok(false);
                 }
                 let rest = inputs[1..].iter().map(|&v| self.slot(v, Layout::Contiguous, Some(n)));
@@ -432,7 +453,7 @@ impl<'a> Builder<'a> {
             }
             _ => return Ok(false),
         };
-        let outs = node.outputs().iter().zip(shapes);
+        let outs = outputs.iter().zip(shapes);
         let outs = outs.map(|(&v, s)| self.make(v, s.clone(), out_layout, Place::Nowhere)).collect();
         self.push(n, run, args, slots, outs);
         Ok(true)
@@ -456,13 +477,13 @@ fn padded(shape: &[usize], rank: usize) -> Vec<usize> {
 }
 
 #[derive(Copy, Clone, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     Convolution,
     Product,
     Other,
 }
 
-fn kind(node: &Node) -> Kind {
+pub(super) fn kind(node: &Node) -> Kind {
     match node.op().short_name() {
         "conv1d" | "conv2d" | "conv3d" | "convolution" => Kind::Convolution,
         _ if operands(node).is_some() => Kind::Product,
@@ -471,7 +492,7 @@ fn kind(node: &Node) -> Kind {
 }
 
 /// Operand, weights and bias of a convolution or product with constant-shaped weights.
-fn operands(node: &Node) -> Option<(ValueId, ValueId, Option<ValueId>)> {
+pub(super) fn operands(node: &Node) -> Option<(ValueId, ValueId, Option<ValueId>)> {
     let v = |i: usize| node.arg(i).values().next();
     match node.op().short_name() {
         "conv1d" | "conv2d" | "conv3d" | "convolution" | "linear" => Some((v(0)?, v(1)?, v(2))),

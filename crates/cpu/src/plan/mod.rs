@@ -1,16 +1,19 @@
 //! Plans: a program with its shapes known, as steps over buffers.
 //!
 //! Planning decides, once for each set of input shapes, what a run only carries out: which operators join a convolution
-//! or product (`fuse`), in which memory format each value is kept (`layout`), what is the same in every run
+//! or product (`fuse`), which run on integers (`integers`), in which memory format each value is kept (`layout`), what is the same in every run
 //! (`constants`), and which values share memory (`memory`).
 
 mod build;
 mod constants;
 mod fuse;
+mod integer_steps;
+mod integers;
 mod layout;
 mod memory;
 
 pub use constants::constant_values;
+pub use integer_steps::{IntegerStep, Layer};
 pub use layout::{Layout, reorder};
 
 use crate::dense::conv::Filter;
@@ -81,6 +84,8 @@ pub enum Run {
     Convolve(Geometry, Arc<Filter>, (f32, f32)),
     /// `x · weights + bias`; the second input is the residual.
     Multiply(Arc<Product>, (f32, f32)),
+    /// Something on quantized integers.
+    Integer(IntegerStep),
 }
 
 /// The packed weights of a matrix product.
@@ -129,12 +134,14 @@ pub struct Plan {
 pub struct Shared {
     filters: BTreeMap<NodeId, Arc<Filter>>,
     products: BTreeMap<NodeId, Arc<Product>>,
+    layers: BTreeMap<NodeId, Arc<Layer>>,
     folded: BTreeMap<ValueId, Tensor>,
 }
 
 impl Plan {
     /// Plans `program` for symbols of these values. `watch` values are shown to the probe, so they are all made.
-    /// `constant` is [`constant_values`] of the program.
+    /// `constant` is [`constant_values`] of the program. With `simulate`, quantize and dequantize nodes and what is between
+    /// them run as the program has them, in floating point.
     ///
     /// # Errors
     /// When an operator has no kernel, or a shape cannot be resolved.
@@ -145,8 +152,10 @@ impl Plan {
         constant: &[bool],
         shared: &mut Shared,
         isa: Isa,
+        simulate: bool,
     ) -> Result<Plan, RunError> {
-        let mut plan = build::Builder::new(program, bindings, watch, constant, shared, isa)?.finish()?;
+        let builder = build::Builder::new(program, bindings, watch, constant, shared, isa)?;
+        let mut plan = builder.finish(simulate)?;
         memory::assign(&mut plan);
         Ok(plan)
     }

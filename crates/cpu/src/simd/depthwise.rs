@@ -33,7 +33,7 @@ pub(crate) struct DepthwiseRow<'a> {
 }
 
 /// Pixels computed together.
-const PIXELS: usize = 6;
+const PIXELS: usize = 8;
 
 /// Computes a row.
 ///
@@ -83,27 +83,49 @@ unsafe fn run<V: Vector>(r: &mut DepthwiseRow<'_>) {
     };
     let mut channel = 0;
     while channel < r.channels {
-        // SAFETY: `channel` is inside; pixels are inside the row; `first..end` have whole windows.
+        // SAFETY: `channel` is inside; pixels are inside the row; `first..end` have whole windows; registers are loaded and
+        // stored whole only where all their channels are there.
         unsafe {
             for o in (0..first).chain(end..outputs) {
                 border::<V>(r, channel, o);
             }
-            let mut o = first;
-            while o + PIXELS <= end {
-                inside::<V, PIXELS>(r, channel, o);
-                o += PIXELS;
-            }
-            for o in o..end {
-                inside::<V, 1>(r, channel, o);
+            match channel + V::LANES <= r.channels {
+                true => pixels::<V, true>(r, channel, first, end),
+                false => pixels::<V, false>(r, channel, first, end),
             }
         }
         channel += V::LANES;
     }
 }
 
-/// `P` pixels from `o`, whose windows lie inside.
+/// Pixels `from..to`, whose windows lie inside.
 #[inline(always)]
-unsafe fn inside<V: Vector, const P: usize>(r: &mut DepthwiseRow<'_>, channel: usize, o: usize) {
+unsafe fn pixels<V: Vector, const WHOLE: bool>(
+    r: &mut DepthwiseRow<'_>,
+    channel: usize,
+    from: usize,
+    to: usize,
+) {
+    let mut o = from;
+    // SAFETY: see `run`.
+    unsafe {
+        while o + PIXELS <= to {
+            inside::<V, PIXELS, WHOLE>(r, channel, o);
+            o += PIXELS;
+        }
+        for o in o..to {
+            inside::<V, 1, WHOLE>(r, channel, o);
+        }
+    }
+}
+
+/// `P` pixels from `o`, whose windows lie inside; `WHOLE` registers of channels.
+#[inline(always)]
+unsafe fn inside<V: Vector, const P: usize, const WHOLE: bool>(
+    r: &mut DepthwiseRow<'_>,
+    channel: usize,
+    o: usize,
+) {
     let left = r.channels - channel;
     // SAFETY: see `run`.
     unsafe {
@@ -115,13 +137,14 @@ unsafe fn inside<V: Vector, const P: usize>(r: &mut DepthwiseRow<'_>, channel: u
                 let at = o * r.stride + kx * r.dilation - r.padding;
                 let x = r.x.as_ptr().add(row + at * r.channels + channel);
                 for (p, sum) in sums.iter_mut().enumerate() {
-                    let x = V::load_part(x.add(p * r.stride * r.channels), left);
+                    let x = x.add(p * r.stride * r.channels);
+                    let x = if WHOLE { V::load(x) } else { V::load_part(x, left) };
                     *sum = x.fma(w, *sum);
                 }
             }
         }
         for (p, sum) in sums.into_iter().enumerate() {
-            finish(r, sum, channel, o + p);
+            finish::<V, WHOLE>(r, sum, channel, o + p);
         }
     }
 }
@@ -145,12 +168,17 @@ unsafe fn border<V: Vector>(r: &mut DepthwiseRow<'_>, channel: usize, o: usize) 
                 sum = x.fma(w, sum);
             }
         }
-        finish(r, sum, channel, o);
+        finish::<V, false>(r, sum, channel, o);
     }
 }
 
 #[inline(always)]
-unsafe fn finish<V: Vector>(r: &mut DepthwiseRow<'_>, mut sum: V, channel: usize, o: usize) {
+unsafe fn finish<V: Vector, const WHOLE: bool>(
+    r: &mut DepthwiseRow<'_>,
+    mut sum: V,
+    channel: usize,
+    o: usize,
+) {
     let (at, left) = (o * r.channels + channel, r.channels - channel);
     // SAFETY: see `run`.
     unsafe {
@@ -158,6 +186,7 @@ unsafe fn finish<V: Vector>(r: &mut DepthwiseRow<'_>, mut sum: V, channel: usize
             sum = sum.add(V::load_part(residual.as_ptr().add(at), left));
         }
         let sum = sum.clamp(V::splat(r.clamp.0), V::splat(r.clamp.1));
-        sum.store_part(r.out.as_mut_ptr().add(at), left);
+        let out = r.out.as_mut_ptr().add(at);
+        if WHOLE { sum.store(out) } else { sum.store_part(out, left) }
     }
 }

@@ -1,16 +1,19 @@
 //! Vector kernels for AVX-512, AVX2 and, in plain Rust, everything else; the one place of the executor with `unsafe`.
 //!
 //! Each kernel is written once over [`Vector`](vector::Vector) and checks what it is given before it touches memory.
+//! Loops that need no intrinsics are plain Rust: [`Isa::vectorize`] compiles them for each instruction set.
 //! All instruction sets compute the same bits.
 
 #![allow(unsafe_code)]
 
 mod depthwise;
+mod pairs;
 mod tile;
 mod vector;
 
 pub(crate) use depthwise::{DepthwiseRow, depthwise_row};
-pub(crate) use tile::{OUTSIDE, Tile, WIDTH, tile};
+pub(crate) use pairs::{COLUMNS, Pairs, ROWS, Sums, pairs};
+pub(crate) use tile::{OUTSIDE, Tile, WIDEST, tile};
 
 /// An instruction set that this CPU has.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -34,10 +37,11 @@ impl Isa {
         let mut all = vec![];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f") {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            if avx2 && is_x86_feature_detected!("avx512f") {
                 all.push(Isa(Kind::Avx512));
             }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            if avx2 {
                 all.push(Isa(Kind::Avx2));
             }
         }
@@ -48,6 +52,44 @@ impl Isa {
     /// The fastest that this CPU has.
     pub fn best() -> Isa {
         Isa::available()[0]
+    }
+
+    /// Runs `f` compiled for this instruction set: its loops become vector instructions. The closure must be marked
+    /// `#[inline(always)]`, and so must what it calls, or the compiler may leave either outside and for the oldest CPU.
+    ///
+    /// Rust never fuses or reorders floating-point operations, so the results are the same bits everywhere.
+    #[inline]
+    pub(crate) fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx2,fma")]
+        fn avx512<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma")]
+        fn avx2<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        match self.0 {
+            // SAFETY: an `Isa` exists only where its features were detected.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => unsafe { avx512(f) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => unsafe { avx2(f) },
+            Kind::Portable => f(),
+        }
+    }
+
+    /// How many columns a panel of a [`tile`] has: two registers.
+    pub(crate) fn width(self) -> usize {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => 32,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => 16,
+            Kind::Portable => 16,
+        }
     }
 
     /// How many rows a [`tile`] should have: as many as its sums fit the registers.

@@ -7,8 +7,8 @@
 use super::vector::{Portable, Vector};
 use super::{Isa, Kind, ZEROS};
 
-/// Columns of a panel.
-pub(crate) const WIDTH: usize = 32;
+/// The most columns that a panel has on any instruction set.
+pub(crate) const WIDEST: usize = 32;
 
 /// The offset of a piece of zeros.
 pub(crate) const OUTSIDE: usize = usize::MAX;
@@ -24,16 +24,20 @@ pub(crate) struct Tile<'a> {
     pub offsets: &'a [usize],
     /// Elements of a piece.
     pub depth: usize,
-    /// Weights `[pieces · depth][WIDTH]`.
+    /// Weights `[pieces · depth][`[`Isa::width`]`]`.
     pub panel: &'a [f32],
-    /// `WIDTH` elements.
+    /// As many elements as the panel has columns.
     pub bias: &'a [f32],
     /// The first result row.
     pub out: &'a mut [f32],
     /// Distance of result rows; of the residual's as well.
     pub stride: usize,
-    /// How many of the panel's columns there are, 1 to `WIDTH`.
+    /// How many of the panel's columns there are, at least one.
     pub cols: usize,
+    /// Whether sums start from the bias, rather than from what `out` holds.
+    pub first: bool,
+    /// Whether sums are whole now, rather than partial: residual and bounds are for these.
+    pub last: bool,
     /// Added to the sums.
     pub residual: Option<&'a [f32]>,
     /// Bounds of the result; infinities for none.
@@ -48,10 +52,12 @@ struct Raw {
     rows: usize,
     depth: usize,
     panel: *const f32,
-    bias: *const f32,
     out: *mut f32,
     stride: usize,
     cols: usize,
+    /// What sums start from, and the distance of its rows.
+    start: *const f32,
+    start_stride: usize,
     residual: *const f32,
     clamp: (f32, f32),
 }
@@ -62,60 +68,57 @@ struct Raw {
 /// When slices are too short for what the other fields say: a bug of the caller.
 pub(crate) fn tile(isa: Isa, t: Tile<'_>) {
     let needed = (t.m - 1) * t.stride + t.cols;
-    assert!(t.m <= isa.rows() && (1..=WIDTH).contains(&t.cols) && t.bias.len() >= WIDTH);
+    assert!(t.m <= isa.rows() && (1..=isa.width()).contains(&t.cols) && t.bias.len() >= isa.width());
     assert!(t.out.len() >= needed && t.residual.is_none_or(|r| r.len() >= needed));
-    assert!(t.offsets.len().is_multiple_of(t.m) && t.panel.len() >= t.offsets.len() / t.m * t.depth * WIDTH);
+    assert!(
+        t.offsets.len().is_multiple_of(t.m) && t.panel.len() >= t.offsets.len() / t.m * t.depth * isa.width()
+    );
     let last = t.x.len().checked_sub(t.depth);
     for &o in t.offsets {
         assert!(if o == OUTSIDE { t.depth <= ZEROS.len() } else { last.is_some_and(|last| o <= last) });
     }
-    let mut raw = Raw {
+    let (residual, clamp) = match t.last {
+        true => (t.residual, t.clamp),
+        false => (None, (f32::NEG_INFINITY, f32::INFINITY)),
+    };
+    // Where sums are partial and columns few, their rows are made whole first: a choice where the sums are loaded would keep
+    // them out of registers.
+    let mut padded: [f32; 14 * WIDEST];
+    let (out, start, start_stride);
+    if t.first || t.cols == isa.width() {
+        out = t.out.as_mut_ptr();
+        (start, start_stride) = if t.first { (t.bias.as_ptr(), 0) } else { (out.cast_const(), t.stride) };
+    } else {
+        padded = [0.0; 14 * WIDEST];
+        for (to, from) in padded.chunks_exact_mut(WIDEST).zip(t.out.chunks(t.stride)).take(t.m) {
+            to[..t.cols].copy_from_slice(&from[..t.cols]);
+        }
+        out = t.out.as_mut_ptr();
+        (start, start_stride) = (padded.as_ptr(), WIDEST);
+    }
+    let raw = Raw {
         x: t.x.as_ptr(),
         offsets: t.offsets.as_ptr(),
         taps: t.offsets.len() / t.m,
         rows: t.m,
         depth: t.depth,
         panel: t.panel.as_ptr(),
-        bias: t.bias.as_ptr(),
-        out: t.out.as_mut_ptr(),
+        start,
+        start_stride,
+        out,
         stride: t.stride,
         cols: t.cols,
-        residual: t.residual.map_or(std::ptr::null(), <[f32]>::as_ptr),
-        clamp: t.clamp,
+        residual: residual.map_or(std::ptr::null(), <[f32]>::as_ptr),
+        clamp,
     };
     // SAFETY: an `Isa` exists only where its features were detected; the checks above are what `run` asks for.
     unsafe {
         match isa.0 {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => avx512(&raw),
-            // Half a panel at a time: the sums of a whole one do not fit the registers.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => halves(&mut raw, avx2),
-            Kind::Portable => halves(&mut raw, portable),
-        }
-    }
-}
-
-/// Calls `f` for the panel's first and second half.
-///
-/// # Safety
-/// `r` describes a whole panel; `f` may be called on this CPU.
-unsafe fn halves(r: &mut Raw, f: unsafe fn(&Raw)) {
-    const HALF: usize = WIDTH / 2;
-    let cols = r.cols;
-    r.cols = cols.min(HALF);
-    // SAFETY: the caller's; the panel, its bias and the rows of the result go on that far.
-    unsafe {
-        f(r);
-        if cols > HALF {
-            r.panel = r.panel.add(HALF);
-            r.bias = r.bias.add(HALF);
-            r.out = r.out.add(HALF);
-            if !r.residual.is_null() {
-                r.residual = r.residual.add(HALF);
-            }
-            r.cols = cols - HALF;
-            f(r);
+            Kind::Avx2 => avx2(&raw),
+            Kind::Portable => portable(&raw),
         }
     }
 }
@@ -152,14 +155,13 @@ unsafe fn portable(r: &Raw) {
 /// The kernel: `M` rows, `N` registers of columns.
 #[inline(always)]
 unsafe fn run<V: Vector, const M: usize, const N: usize>(r: &Raw) {
-    // SAFETY: offsets, panel, bias, result and residual reach as far as `tile` has checked; columns beyond `cols` are read
-    // from the padded panel and bias only, and never written.
+    // SAFETY: offsets, panel, start, result and residual reach as far as `tile` has checked; columns beyond `cols` are read
+    // from the padded panel and start only, and never written.
     unsafe {
         let mut sums = [[V::splat(0.0); N]; M];
-        for n in 0..N {
-            let bias = V::load(r.bias.add(n * V::LANES));
-            for row in &mut sums {
-                row[n] = bias;
+        for (m, row) in sums.iter_mut().enumerate() {
+            for (n, sum) in row.iter_mut().enumerate() {
+                *sum = V::load(r.start.add(m * r.start_stride + n * V::LANES));
             }
         }
         let mut panel = r.panel;
@@ -174,7 +176,7 @@ unsafe fn run<V: Vector, const M: usize, const N: usize>(r: &Raw) {
                 for (n, b) in b.iter_mut().enumerate() {
                     *b = V::load(panel.add(n * V::LANES));
                 }
-                panel = panel.add(WIDTH);
+                panel = panel.add(2 * V::LANES);
                 for m in 0..M {
                     let x = V::splat(*a[m].add(k));
                     for n in 0..N {
@@ -193,6 +195,14 @@ unsafe fn run<V: Vector, const M: usize, const N: usize>(r: &Raw) {
                 let at = m * r.stride + n * V::LANES;
                 let cols = r.cols - n * V::LANES;
                 let mut sum = done.add(m * N + n).read();
+                // Masked loads and stores cost more than whole ones.
+                if cols >= V::LANES {
+                    if !r.residual.is_null() {
+                        sum = sum.add(V::load(r.residual.add(at)));
+                    }
+                    sum.clamp(lo, hi).store(r.out.add(at));
+                    continue;
+                }
                 if !r.residual.is_null() {
                     sum = sum.add(V::load_part(r.residual.add(at), cols));
                 }
@@ -219,13 +229,17 @@ mod tests {
     #[test]
     fn every_instruction_set_computes_the_same_bits() {
         for isa in Isa::available() {
-            for (m, taps, depth, cols) in
-                [(1, 1, 7, 32), (4, 9, 3, 17), (isa.rows(), 2, 33, 16), (isa.rows(), 1, 1, 1), (3, 4, 20, 25)]
-            {
+            for (m, taps, depth, cols) in [
+                (1, 1, 7, 16),
+                (4, 9, 3, 9),
+                (isa.rows(), 2, 33, isa.width()),
+                (isa.rows(), 1, 1, 1),
+                (3, 4, 20, 13),
+            ] {
                 let x = numbers(taps * m * depth + 5, 1);
                 let mut offsets: Vec<usize> = (0..taps * m).map(|i| (i * 7) % (x.len() - depth)).collect();
                 offsets[0] = OUTSIDE;
-                let (panel, bias) = (numbers(taps * depth * WIDTH, 2), numbers(WIDTH, 3));
+                let (panel, bias) = (numbers(taps * depth * isa.width(), 2), numbers(WIDEST, 3));
                 let stride = cols + 3;
                 let residual = numbers((m - 1) * stride + cols, 4);
                 let mut out = vec![9.0; residual.len()];
@@ -239,6 +253,8 @@ mod tests {
                     out: &mut out,
                     stride,
                     cols,
+                    first: true,
+                    last: true,
                     residual: Some(&residual),
                     clamp: (-1.5, 2.0),
                 };
@@ -257,7 +273,7 @@ mod tests {
                                     OUTSIDE => 0.0,
                                     o => x[o + k],
                                 };
-                                sum = a.mul_add(panel[(t * depth + k) * WIDTH + j], sum);
+                                sum = a.mul_add(panel[(t * depth + k) * isa.width() + j], sum);
                             }
                         }
                         assert_eq!(
@@ -275,8 +291,8 @@ mod tests {
     fn nan_passes_the_clamp() {
         for isa in Isa::available() {
             let mut out = [0.0];
-            let panel = [1.0; WIDTH];
-            let (x, bias) = ([f32::NAN], [0.0; WIDTH]);
+            let panel = [1.0; WIDEST];
+            let (x, bias) = ([f32::NAN], [0.0; WIDEST]);
             let offsets = [0];
             let t = Tile {
                 x: &x,
@@ -288,6 +304,8 @@ mod tests {
                 out: &mut out,
                 stride: 1,
                 cols: 1,
+                first: true,
+                last: true,
                 residual: None,
                 clamp: (0.0, 6.0),
             };

@@ -15,6 +15,7 @@ pub(super) unsafe trait Vector: Copy {
     unsafe fn load(from: *const f32) -> Self;
     /// The first `n` lanes, zeros behind; `n` of `LANES` or more means all.
     unsafe fn load_part(from: *const f32, n: usize) -> Self;
+    unsafe fn store(self, to: *mut f32);
     unsafe fn store_part(self, to: *mut f32, n: usize);
     unsafe fn add(self, other: Self) -> Self;
     /// `self · b + c`, rounded once.
@@ -48,6 +49,12 @@ unsafe impl Vector for Portable {
         // SAFETY: the caller vouches for `n` elements.
         unsafe { from.copy_to_nonoverlapping(v.as_mut_ptr(), n.min(8)) };
         Portable(v)
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller vouches for 8 elements.
+        unsafe { to.cast::<[f32; 8]>().write_unaligned(self.0) }
     }
 
     #[inline(always)]
@@ -119,6 +126,12 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: as above.
+            unsafe { _mm256_storeu_ps(to, self.0) }
+        }
+
+        #[inline(always)]
         unsafe fn store_part(self, to: *mut f32, n: usize) {
             // SAFETY: as above; masked lanes are not written.
             unsafe {
@@ -175,6 +188,12 @@ mod x86 {
         unsafe fn load_part(from: *const f32, n: usize) -> Self {
             // SAFETY: as above; masked lanes are not read.
             Avx512(unsafe { _mm512_maskz_loadu_ps(mask16(n), from) })
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: as above.
+            unsafe { _mm512_storeu_ps(to, self.0) }
         }
 
         #[inline(always)]

@@ -2,7 +2,7 @@
 //! `HistogramObserver`. Bin counts, the growth of the range and the search are done in its floating-point steps, down to
 //! the order of sums: near the ends of the range a single unit in the last place decides which way the search goes.
 
-use super::{Observer, ObserverError, ObserverState, elements, field, finite_range};
+use super::{Batch, Bins, Observer, ObserverError, ObserverState, Plain, Scan, field};
 use crate::quant::{QParams, QuantSpec};
 use ndarray::ArrayViewD;
 use std::sync::OnceLock;
@@ -36,7 +36,8 @@ impl Histogram {
         } else {
             let old = if self.min == self.max {
                 let total = sum(&self.counts);
-                histc(&[self.min], self.bins, min, max).iter().map(|c| c * total).collect()
+                let one = Plain.histogram(&[self.min], bins(self.bins, min, max));
+                one.into_iter().map(|c| c as f32 * total).collect()
             } else {
                 upscale(&self.counts, self.min, self.max, min, max)
             };
@@ -98,36 +99,15 @@ impl Histogram {
     }
 }
 
-/// Counts of `bins` equal bins from `min` to `max`, both included (`torch.histc`). A range of no width is widened on either
-/// side by one, or to the next number where that is further.
-fn histc(x: &[f32], bins: usize, min: f32, max: f32) -> Vec<f32> {
-    let (lo, hi) = if min == max {
+/// `count` equal bins from `min` to `max` (`torch.histc`). A range of no width is widened on either side by one, or to the
+/// next number where that is further.
+fn bins(count: usize, min: f32, max: f32) -> Bins {
+    let (low, high) = if min == max {
         ((min - 1.0).min(min.next_down()), (max + 1.0).max(max.next_up()))
     } else {
         (min, max)
     };
-    let (n, span) = (bins as f32, hi - lo);
-    // Two tables: equal neighbours (zeros behind a ReLU) would otherwise wait for one another.
-    let mut counts = [vec![0u32; bins + 1], vec![0u32; bins + 1]];
-    let place = |v: f32| {
-        // NaN becomes bin 0 here; the caller leaves out what is not finite.
-        let p = ((v - lo) * n / span) as i32;
-        (p as usize).min(bins)
-    };
-    let inside = x.chunks_exact(2);
-    let rest = inside.remainder();
-    for pair in inside {
-        counts[0][place(pair[0])] += u32::from(pair[0] >= lo && pair[0] <= hi);
-        counts[1][place(pair[1])] += u32::from(pair[1] >= lo && pair[1] <= hi);
-    }
-    for &v in rest {
-        counts[0][place(v)] += u32::from(v >= lo && v <= hi);
-    }
-    let mut out: Vec<f32> = (0..=bins).map(|i| (counts[0][i] + counts[1][i]) as f32).collect();
-    // The upper edge belongs to the last bin.
-    let edge = out.pop().unwrap_or(0.0);
-    out[bins - 1] += edge;
-    out
+    Bins { low, high, count }
 }
 
 /// The sum as `torch.sum` adds on x86-64: 4 times 8 running sums side by side, over blocks of rows that are added up in
@@ -173,15 +153,29 @@ fn upscale(counts: &[f32], min: f32, max: f32, new_min: f32, new_max: f32) -> Ve
     let pieces = bins * UPSAMPLE;
     let half = 0.5 * ((max - min) / pieces as f32);
     let (middle, edge) = (linspace(min, max, pieces + 1), linspace(new_min, new_max, bins + 1));
+    let reaches = |i: usize, edge: f32| middle(i) + half >= edge;
+    let per_edge = pieces as f64 / (f64::from(max) - f64::from(min));
     let mut out = vec![0f32; bins];
-    let mut bin = 0;
-    for i in 0..pieces {
-        let m = middle(i) + half;
-        // Middles grow, so the bin only moves up.
-        while bin + 1 < bins && edge(bin + 1) <= m {
-            bin += 1;
+    let mut from = 0;
+    for (bin, out) in out.iter_mut().enumerate() {
+        // Middles grow: the next bin starts at the first piece that reaches its edge, near where it should be.
+        let mut to = pieces;
+        if bin + 1 < bins {
+            let edge = edge(bin + 1);
+            let near = (f64::from(edge) - f64::from(min)) * per_edge;
+            to = (near.clamp(0.0, pieces as f64) as usize).max(from);
+            while to > from && reaches(to - 1, edge) {
+                to -= 1;
+            }
+            while to < pieces && !reaches(to, edge) {
+                to += 1;
+            }
         }
-        out[bin] += counts[i / UPSAMPLE] / UPSAMPLE as f32;
+        // One after the other, as they are added there.
+        for i in from..to {
+            *out += counts[i / UPSAMPLE] / UPSAMPLE as f32;
+        }
+        from = to;
     }
     out
 }
@@ -241,11 +235,14 @@ impl Observer for Histogram {
     }
 
     fn observe(&mut self, x: ArrayViewD<'_, f32>) {
-        let x = elements(&x);
-        let Some((lo, hi)) = finite_range(&x) else { return };
+        self.look(&Batch::new(x, &Plain));
+    }
+
+    fn look(&mut self, batch: &Batch<'_>) {
+        let Some((lo, hi)) = batch.extremes().range else { return };
         let (min, max) = if self.counts.is_empty() { (lo, hi) } else { (self.min.min(lo), self.max.max(hi)) };
-        let counts = histc(&x, self.bins, min, max);
-        self.combine(counts, min, max);
+        let counts = batch.histogram(bins(self.bins, min, max));
+        self.combine(counts.into_iter().map(|n| n as f32).collect(), min, max);
     }
 
     fn merge(&mut self, later: &ObserverState) -> Result<(), ObserverError> {
@@ -371,8 +368,8 @@ mod tests {
     #[test]
     fn large_constants_lie_where_pytorch_puts_them() {
         for (x, bin) in [(0.3, 1024), (16_777_216.0, 682), (-16_777_216.0, 1365), (2.1e25, 1024)] {
-            let counts = histc(&[x; 3], 2048, x, x);
-            assert_eq!(counts.iter().position(|&c| c == 3.0), Some(bin), "{x}");
+            let counts = Plain.histogram(&[x; 3], bins(2048, x, x));
+            assert_eq!(counts.iter().position(|&c| c == 3), Some(bin), "{x}");
         }
     }
 

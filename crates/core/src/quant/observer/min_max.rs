@@ -1,6 +1,6 @@
 //! Minimum and maximum, running or averaged, of the tensor or of each channel or block.
 
-use super::{Observer, ObserverError, ObserverState, elements, field, finite_range};
+use super::{Batch, Observer, ObserverError, ObserverState, Plain, elements, field, finite_range};
 use crate::quant::{Granularity, QParams, QuantSpec, runs};
 use ndarray::{ArrayViewD, Axis};
 
@@ -48,11 +48,12 @@ impl MinMax {
     }
 
     /// The range of each part of one batch.
-    fn ranges_of(&self, x: &ArrayViewD<'_, f32>) -> Result<Ranges, String> {
+    fn ranges_of(&self, batch: &Batch<'_>) -> Result<Ranges, String> {
+        let x = batch.view();
         let granularity = self.spec.scheme.granularity;
         let block = granularity.known_block_sizes(x.shape())?;
         Ok(match granularity {
-            Granularity::Tensor => finite_range(&elements(x)).into_iter().collect(),
+            Granularity::Tensor => batch.extremes().range.into_iter().collect(),
             Granularity::Channel { axis } => {
                 let channels = x.axis_iter(Axis(axis as usize));
                 channels.map(|c| finite_range(&elements(&c)).unwrap_or(NOTHING)).collect()
@@ -85,10 +86,15 @@ impl Observer for MinMax {
     }
 
     fn observe(&mut self, x: ArrayViewD<'_, f32>) {
-        if x.is_empty() {
+        self.look(&Batch::new(x, &Plain));
+    }
+
+    fn look(&mut self, batch: &Batch<'_>) {
+        if batch.view().is_empty() {
             return;
         }
-        let seen = self.ranges_of(&x).and_then(|new| if new.is_empty() { Ok(()) } else { self.update(new) });
+        let seen =
+            self.ranges_of(batch).and_then(|new| if new.is_empty() { Ok(()) } else { self.update(new) });
         if let Err(why) = seen {
             self.misfit.get_or_insert(why);
         }

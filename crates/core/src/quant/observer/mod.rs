@@ -5,10 +5,13 @@ mod hqq;
 mod min_max;
 mod placeholder;
 mod recording;
+mod scan;
+
+pub use scan::{Batch, Bins, Extremes, Plain, Scan, extremes, histogram as histogram_of};
 
 use super::spec::{Observer, ObserverError, ObserverKind, ObserverState, QuantSpec};
 use super::{Granularity, Mapping, QuantizeError};
-use ndarray::ArrayViewD;
+use scan::elements;
 
 /// The observer that a spec asks for.
 ///
@@ -42,35 +45,9 @@ pub fn create(spec: &QuantSpec) -> Result<Box<dyn Observer>, QuantizeError> {
     }
 }
 
-/// The elements in memory order when they lie without gaps (any layout does), else a copy.
-fn elements<'a>(x: &'a ArrayViewD<'_, f32>) -> std::borrow::Cow<'a, [f32]> {
-    match x.as_slice_memory_order() {
-        Some(s) => s.into(),
-        None => x.iter().copied().collect::<Vec<_>>().into(),
-    }
-}
-
 /// Least and greatest finite element; `None` when there is none.
 fn finite_range(x: &[f32]) -> Option<(f32, f32)> {
-    const LANES: usize = 32;
-    let (mut lo, mut hi) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
-    let chunks = x.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    // Comparisons with NaN are false, so NaN never enters.
-    for c in chunks {
-        for i in 0..LANES {
-            lo[i] = if c[i] < lo[i] { c[i] } else { lo[i] };
-            hi[i] = if c[i] > hi[i] { c[i] } else { hi[i] };
-        }
-    }
-    let min = lo.iter().chain(rest).copied().filter(|v| !v.is_nan()).fold(f32::INFINITY, f32::min);
-    let max = hi.iter().chain(rest).copied().filter(|v| !v.is_nan()).fold(f32::NEG_INFINITY, f32::max);
-    if min.is_finite() && max.is_finite() {
-        return Some((min, max));
-    }
-    let finite = || x.iter().copied().filter(|v| v.is_finite());
-    let range = (finite().fold(f32::INFINITY, f32::min), finite().fold(f32::NEG_INFINITY, f32::max));
-    range.0.is_finite().then_some(range)
+    extremes(x).range
 }
 
 /// A state's field, or an error that names it.
@@ -84,21 +61,5 @@ fn field<'a>(state: &'a ObserverState, want: &str, name: &str) -> Result<&'a [f3
     match state.fields.get(name) {
         Some(v) => Ok(v),
         None => fail(&format!("field {name:?} is missing")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_skip_what_is_not_finite() {
-        let mut x = vec![0.5f32; 100];
-        (x[3], x[50], x[99]) = (f32::NAN, -2.0, 7.0);
-        assert_eq!(finite_range(&x), Some((-2.0, 7.0)));
-        x[60] = f32::INFINITY;
-        assert_eq!(finite_range(&x), Some((-2.0, 7.0)));
-        assert_eq!(finite_range(&[f32::NAN]), None);
-        assert_eq!(finite_range(&[]), None);
     }
 }

@@ -1,0 +1,229 @@
+//! The passes over all elements that observers need. The algorithms are here, in plain Rust; an executor compiles them for
+//! the machine it runs on and shares them out among its threads. Results are the same.
+
+use ndarray::ArrayViewD;
+use std::borrow::Cow;
+use std::cell::OnceCell;
+
+/// Least and greatest finite element, and how many elements are not finite.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub struct Extremes {
+    /// `None` when there is no finite element.
+    pub range: Option<(f32, f32)>,
+    /// Number of NaNs and infinities.
+    pub not_finite: usize,
+}
+
+impl Extremes {
+    /// Of nothing.
+    pub const NONE: Extremes = Extremes { range: None, not_finite: 0 };
+
+    /// Of both.
+    #[must_use]
+    pub fn and(self, other: Extremes) -> Extremes {
+        let range = match (self.range, other.range) {
+            (Some((a, b)), Some((c, d))) => Some((a.min(c), b.max(d))),
+            (some, None) | (None, some) => some,
+        };
+        Extremes { range, not_finite: self.not_finite + other.not_finite }
+    }
+}
+
+/// Equal bins from `low` to `high`, both included.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub struct Bins {
+    /// Lower edge.
+    pub low: f32,
+    /// Upper edge, which belongs to the last bin.
+    pub high: f32,
+    /// How many.
+    pub count: usize,
+}
+
+/// Passes over many elements.
+pub trait Scan: Sync {
+    /// The extremes of these elements.
+    fn extremes(&self, x: &[f32]) -> Extremes;
+
+    /// How many elements each bin holds; what is outside, or not finite, is in none.
+    fn histogram(&self, x: &[f32], bins: Bins) -> Vec<u32>;
+}
+
+/// On the calling thread, for whatever CPU the compiler was told.
+#[derive(Copy, Clone, Debug, Default)]
+pub struct Plain;
+
+impl Scan for Plain {
+    fn extremes(&self, x: &[f32]) -> Extremes {
+        extremes(x)
+    }
+
+    fn histogram(&self, x: &[f32], bins: Bins) -> Vec<u32> {
+        histogram(x, bins)
+    }
+}
+
+/// [`Scan::extremes`], to be compiled into a caller for its CPU.
+#[inline(always)]
+pub fn extremes(x: &[f32]) -> Extremes {
+    const LANES: usize = 32;
+    let (mut lo, mut hi, mut zero) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES], [0f32; LANES]);
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    // Comparisons with NaN are false, so NaN never enters.
+    for c in chunks {
+        for i in 0..LANES {
+            lo[i] = if c[i] < lo[i] { c[i] } else { lo[i] };
+            hi[i] = if c[i] > hi[i] { c[i] } else { hi[i] };
+            // Zero, unless it is not finite.
+            zero[i] += c[i] - c[i];
+        }
+    }
+    for (i, &v) in rest.iter().enumerate() {
+        lo[i] = if v < lo[i] { v } else { lo[i] };
+        hi[i] = if v > hi[i] { v } else { hi[i] };
+        zero[i] += v - v;
+    }
+    if zero.iter().all(|z| *z == 0.0) && !x.is_empty() {
+        let min = lo.into_iter().fold(f32::INFINITY, f32::min);
+        let max = hi.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        return Extremes { range: Some((min, max)), not_finite: 0 };
+    }
+    let finite = || x.iter().copied().filter(|v| v.is_finite());
+    let range = (finite().fold(f32::INFINITY, f32::min), finite().fold(f32::NEG_INFINITY, f32::max));
+    Extremes { range: range.0.is_finite().then_some(range), not_finite: x.len() - finite().count() }
+}
+
+/// [`Scan::histogram`], to be compiled into a caller for its CPU: `torch.histc`, in its order of operations.
+#[inline(always)]
+pub fn histogram(x: &[f32], bins: Bins) -> Vec<u32> {
+    /// Adding and taking this away rounds to an integer, below 2²².
+    const ROUNDER: f32 = 12_582_912.0;
+    if bins.count >= 1 << 22 {
+        return counted(x, bins, |place| place as i32 as u32);
+    }
+    counted(
+        x,
+        bins,
+        // As a cast, which has no vector instruction that minds what is out of range.
+        #[inline(always)]
+        |place| {
+            let near = (place + ROUNDER) - ROUNDER;
+            let below = if near > place { near - 1.0 } else { near };
+            (below + ROUNDER).to_bits().wrapping_sub(ROUNDER.to_bits())
+        },
+    )
+}
+
+#[inline(always)]
+fn counted(x: &[f32], bins: Bins, truncated: impl Fn(f32) -> u32) -> Vec<u32> {
+    /// Elements whose bins are found together, before any is counted.
+    const BLOCK: usize = 256;
+    let Bins { low, high, count } = bins;
+    let (n, span) = (count as f32, high - low);
+    // Several tables: equal neighbours (zeros behind a ReLU) would otherwise wait for one another. Behind the last bin
+    // are the upper edge, and what is outside.
+    let size = count + 2;
+    let mut tables = vec![0u32; 4 * size];
+    let (first, second) = tables.split_at_mut(2 * size);
+    let (a, b) = first.split_at_mut(size);
+    let (c, d) = second.split_at_mut(size);
+    let mut places = [0u32; BLOCK];
+    let outside = count as u32 + 1;
+    for block in x.chunks(BLOCK) {
+        for (p, &v) in places.iter_mut().zip(block) {
+            let place = truncated((v - low) * n / span);
+            let place = if place < outside { place } else { outside - 1 };
+            *p = if (v >= low) & (v <= high) { place } else { outside };
+        }
+        let (fours, rest) = places[..block.len()].as_chunks::<4>();
+        for p in fours {
+            a[p[0] as usize] += 1;
+            b[p[1] as usize] += 1;
+            c[p[2] as usize] += 1;
+            d[p[3] as usize] += 1;
+        }
+        rest.iter().for_each(|&p| a[p as usize] += 1);
+    }
+    let mut out: Vec<u32> = (0..=count).map(|i| a[i] + b[i] + c[i] + d[i]).collect();
+    let edge = out.pop().unwrap_or(0);
+    if let Some(last) = out.last_mut() {
+        *last += edge;
+    }
+    out
+}
+
+/// What an observer looks at: one batch, and what is found out about it once for all who look.
+pub struct Batch<'a> {
+    view: ArrayViewD<'a, f32>,
+    scan: &'a dyn Scan,
+    copied: OnceCell<Vec<f32>>,
+    extremes: OnceCell<Extremes>,
+}
+
+impl std::fmt::Debug for Batch<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batch").field("shape", &self.view.shape()).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Batch<'a> {
+    /// A batch in any memory order.
+    pub fn new(view: ArrayViewD<'a, f32>, scan: &'a dyn Scan) -> Self {
+        Batch { view, scan, copied: OnceCell::new(), extremes: OnceCell::new() }
+    }
+
+    /// The batch itself.
+    pub fn view(&self) -> ArrayViewD<'_, f32> {
+        self.view.view()
+    }
+
+    /// The elements in memory order when they lie without gaps (any layout does), else a copy in C order.
+    pub fn elements(&self) -> &[f32] {
+        match self.view.as_slice_memory_order() {
+            Some(s) => s,
+            None => self.copied.get_or_init(|| self.view.iter().copied().collect()),
+        }
+    }
+
+    /// Its extremes.
+    pub fn extremes(&self) -> Extremes {
+        *self.extremes.get_or_init(|| self.scan.extremes(self.elements()))
+    }
+
+    /// Its histogram.
+    pub fn histogram(&self, bins: Bins) -> Vec<u32> {
+        self.scan.histogram(self.elements(), bins)
+    }
+}
+
+/// The elements in memory order when they lie without gaps, else a copy.
+pub(super) fn elements<'a>(x: &'a ArrayViewD<'_, f32>) -> Cow<'a, [f32]> {
+    match x.as_slice_memory_order() {
+        Some(s) => s.into(),
+        None => x.iter().copied().collect::<Vec<_>>().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_skip_what_is_not_finite() {
+        let range = |x: &[f32]| (extremes(x).range, extremes(x).not_finite);
+        let mut x = vec![0.5f32; 100];
+        (x[3], x[50], x[99]) = (f32::NAN, -2.0, 7.0);
+        assert_eq!(range(&x), (Some((-2.0, 7.0)), 1));
+        x[60] = f32::INFINITY;
+        assert_eq!(range(&x), (Some((-2.0, 7.0)), 2));
+        assert_eq!(range(&[f32::NAN]), (None, 1));
+        assert_eq!(range(&[]), (None, 0));
+        assert_eq!(range(&[f32::MAX, f32::MIN]), (Some((f32::MIN, f32::MAX)), 0));
+    }
+
+    #[test]
+    fn edges_belong_to_bins_and_the_rest_to_none() {
+        let x = [0.0, 0.99, 1.0, 2.0, -0.01, 2.01, f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+        assert_eq!(histogram(&x, Bins { low: 0.0, high: 2.0, count: 2 }), [2, 2]);
+    }
+}

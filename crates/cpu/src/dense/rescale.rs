@@ -1,0 +1,282 @@
+//! What becomes of integer sums: they are scaled, and rounded to integers again or left as floats.
+
+use crate::memory::Aligned;
+use crate::simd::{COLUMNS, Isa};
+
+/// The integers that a result is stored as: `real = (integer − zero) · scale`.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub(crate) struct Grid {
+    pub scale: f64,
+    pub zero: i32,
+    /// Bounds of the integers.
+    pub min: i32,
+    pub max: i32,
+}
+
+impl Grid {
+    /// The integers that real numbers between `low` and `high` round to, within the grid's own bounds.
+    pub fn clamped(self, low: f32, high: f32) -> Grid {
+        let inverse = (1.0 / self.scale) as f32;
+        let place = |x: f32| {
+            let at = (x * inverse).round_ties_even() + self.zero as f32;
+            (at.clamp(self.min as f32, self.max as f32)) as i32
+        };
+        Grid { min: place(low), max: place(high), ..self }
+    }
+}
+
+/// Adding this rounds to the nearest integer, ties to even, below 2²²; the integer is in the low bits then.
+const ROUNDER: f32 = 12_582_912.0;
+
+/// The nearest integer to `v`, ties to even, in the low bits: of those from `low` to `high`, which are far below 2²².
+#[inline(always)]
+fn rounded(v: f32, low: f32, high: f32) -> u32 {
+    let v = if v > low { v } else { low };
+    let v = if v < high { v } else { high };
+    (v + ROUNDER).to_bits()
+}
+
+/// `sum · factor + offset` of each column, then clamped; rounded and stored as bytes, or as floats.
+#[derive(Debug)]
+pub(crate) struct Rescale {
+    factors: Aligned,
+    offsets: Aligned,
+    low: f32,
+    high: f32,
+    /// `None`: the result is in floating point.
+    zero: Option<i32>,
+}
+
+impl Rescale {
+    /// Sums of the columns stand for `sum · scale + bias`; the result is bounded by `clamp` and stored on `grid`.
+    pub fn new(scales: &[f64], bias: Option<&[f32]>, clamp: (f32, f32), grid: Option<Grid>) -> Rescale {
+        // A panel of a group may start at any column, and reads as many as every panel.
+        let columns = (scales.len() + COLUMNS).next_multiple_of(COLUMNS);
+        let (mut factors, mut offsets) = (Aligned::floats(columns), Aligned::floats(columns));
+        let step = grid.map_or(1.0, |g| g.scale);
+        for (i, scale) in scales.iter().enumerate() {
+            factors.f32_mut()[i] = (scale / step) as f32;
+            offsets.f32_mut()[i] = bias.map_or(0.0, |b| (f64::from(b[i]) / step) as f32);
+        }
+        let grid = grid.map(|g| g.clamped(clamp.0, clamp.1));
+        let (low, high) = match grid {
+            Some(g) => ((g.min - g.zero) as f32, (g.max - g.zero) as f32),
+            None => clamp,
+        };
+        Rescale { factors, offsets, low, high, zero: grid.map(|g| g.zero) }
+    }
+
+    /// Bytes of an element of the result.
+    pub fn size(&self) -> usize {
+        if self.zero.is_some() { 1 } else { 4 }
+    }
+
+    /// Finishes rows of up to [`COLUMNS`] sums for columns from `first`: row `i` goes to `out[i · stride..]`, elements.
+    pub fn finish<T: Sum>(
+        &self,
+        isa: Isa,
+        sums: &[[T; COLUMNS]],
+        first: usize,
+        columns: usize,
+        stride: usize,
+        out: &mut [u8],
+    ) {
+        let at =
+            |list: &Aligned| *list.f32()[first..].first_chunk::<COLUMNS>().expect("padded by a panel");
+        let (factors, offsets) = (at(&self.factors), at(&self.offsets));
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                // Plain loops: iterators over arrays are not always inlined, and then not vectorized.
+                let size = self.size();
+                for (i, sums) in sums.iter().enumerate() {
+                    let mut scaled = [0f32; COLUMNS];
+                    for n in 0..COLUMNS {
+                        scaled[n] = sums[n].float() * factors[n] + offsets[n];
+                    }
+                    let row = &mut out[i * stride * size..][..columns * size];
+                    if let Some(zero) = self.zero {
+                        let mut bytes = [0u8; COLUMNS];
+                        for n in 0..COLUMNS {
+                            let q = rounded(scaled[n], self.low, self.high);
+                            bytes[n] = q.wrapping_add(zero as u32) as u8;
+                        }
+                        match row.first_chunk_mut::<COLUMNS>() {
+                            Some(row) => *row = bytes,
+                            None => row.copy_from_slice(&bytes[..columns]),
+                        }
+                        continue;
+                    }
+                    for v in &mut scaled {
+                        *v = self.bounded(*v);
+                    }
+                    row.copy_from_slice(bytemuck::cast_slice(&scaled[..columns]));
+                }
+            },
+        );
+    }
+}
+
+impl Rescale {
+    /// Finishes a row of pixels, each of sums of all `channels`.
+    pub fn rows(&self, isa: Isa, sums: &[f32], channels: usize, out: &mut [u8]) {
+        let (factors, offsets) = (&self.factors.f32()[..channels], &self.offsets.f32()[..channels]);
+        let size = self.size();
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                for (sums, out) in sums.chunks_exact(channels).zip(out.chunks_exact_mut(channels * size)) {
+                    // As long as one another: no bounds are checked below.
+                    let (sums, out) = (&sums[..channels], &mut out[..channels * size]);
+                    let scaled = |n: usize| sums[n] * factors[n] + offsets[n];
+                    match self.zero {
+                        Some(zero) => {
+                            for n in 0..channels {
+                                let q = rounded(scaled(n), self.low, self.high);
+                                out[n] = q.wrapping_add(zero as u32) as u8;
+                            }
+                        }
+                        None => {
+                            let out = &mut bytemuck::cast_slice_mut::<u8, f32>(out)[..channels];
+                            for n in 0..channels {
+                                out[n] = self.bounded(scaled(n));
+                            }
+                        }
+                    }
+                }
+            },
+        );
+    }
+
+    #[inline(always)]
+    fn bounded(&self, v: f32) -> f32 {
+        let v = if v < self.low { self.low } else { v };
+        if v > self.high { self.high } else { v }
+    }
+}
+
+#[inline(always)]
+fn signed(b: u8) -> f32 {
+    f32::from(b as i8)
+}
+
+#[inline(always)]
+fn unsigned(b: u8) -> f32 {
+    f32::from(b)
+}
+
+/// A sum: `i32`, or an integer that `f32` holds exactly.
+pub(crate) trait Sum: Copy {
+    fn float(self) -> f32;
+}
+
+impl Sum for i32 {
+    #[inline(always)]
+    fn float(self) -> f32 {
+        self as f32
+    }
+}
+
+impl Sum for f32 {
+    #[inline(always)]
+    fn float(self) -> f32 {
+        self
+    }
+}
+
+/// `clamp(round(a · x + b · y + c))` of two quantized tensors: their sum, on a grid of its own.
+#[derive(Debug)]
+pub(crate) struct Addition {
+    /// Factors of the two, and whether they are signed.
+    factors: [f32; 2],
+    signed: [bool; 2],
+    offset: f32,
+    low: f32,
+    high: f32,
+    zero: i32,
+}
+
+impl Addition {
+    /// Adds values of grids `x` and `y`; bounded by `clamp`, stored on `to`.
+    pub fn new(x: (Grid, bool), y: (Grid, bool), clamp: (f32, f32), to: Grid) -> Addition {
+        let [a, b] = [x, y].map(|(g, _)| g.scale / to.scale);
+        let grid = to.clamped(clamp.0, clamp.1);
+        Addition {
+            factors: [a as f32, b as f32],
+            signed: [x.1, y.1],
+            offset: (-a * f64::from(x.0.zero) - b * f64::from(y.0.zero)) as f32,
+            low: (grid.min - grid.zero) as f32,
+            high: (grid.max - grid.zero) as f32,
+            zero: grid.zero,
+        }
+    }
+
+    /// Adds all elements.
+    pub fn run(&self, isa: Isa, x: &[u8], y: &[u8], out: &mut [u8]) {
+        match self.signed {
+            [true, true] => self.each(isa, x, y, out, signed, signed),
+            [true, false] => self.each(isa, x, y, out, signed, unsigned),
+            [false, true] => self.each(isa, x, y, out, unsigned, signed),
+            [false, false] => self.each(isa, x, y, out, unsigned, unsigned),
+        }
+    }
+
+    #[inline(always)]
+    fn each(
+        &self,
+        isa: Isa,
+        x: &[u8],
+        y: &[u8],
+        out: &mut [u8],
+        fx: impl Fn(u8) -> f32,
+        fy: impl Fn(u8) -> f32,
+    ) {
+        let [a, b] = self.factors;
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                for (o, (&x, &y)) in out.iter_mut().zip(x.iter().zip(y)) {
+                    let v = fx(x) * a + fy(y) * b + self.offset;
+                    *o = rounded(v, self.low, self.high).wrapping_add(self.zero as u32) as u8;
+                }
+            },
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ties_go_to_even_and_bounds_hold() {
+        let grid = Grid { scale: 0.5, zero: 3, min: -128, max: 127 };
+        let r = Rescale::new(&[0.25; 3], Some(&[0.0, 0.0, 1.0]), (f32::NEG_INFINITY, 10.0), Some(grid));
+        for isa in Isa::available() {
+            let mut sums = [[0i32; COLUMNS]; 2];
+            (sums[0][0], sums[0][1], sums[0][2]) = (1, 3, -1_000_000);
+            (sums[1][0], sums[1][1], sums[1][2]) = (-1, 500, 2);
+            let mut out = [9u8; 7];
+            r.finish(isa, &sums, 0, 3, 4, &mut out);
+            // 0.5 → 0, 1.5 → 2, far below; −0.5 → 0, the clamp at 10 is 20 steps, 1 + 2 = 3.
+            assert_eq!(out.map(|b| b as i8), [3, 5, -128, 9, 3, 23, 6], "{isa:?}");
+        }
+    }
+
+    #[test]
+    fn sums_of_grids() {
+        let g = |scale, zero| Grid { scale, zero, min: -128, max: 127 };
+        let add = Addition::new((g(0.5, 1), true), (g(0.25, -2), true), (0.0, f32::INFINITY), g(0.5, -5));
+        let x: Vec<u8> = (0..100u8).map(|i| i.wrapping_mul(37)).collect();
+        let y: Vec<u8> = (0..100u8).map(|i| i.wrapping_mul(91)).collect();
+        for isa in Isa::available() {
+            let mut out = [0u8; 100];
+            add.run(isa, &x, &y, &mut out);
+            for i in 0..100 {
+                let real = f64::from(x[i] as i8 - 1) * 0.5 + (f64::from(y[i] as i8) + 2.0) * 0.25;
+                let want = ((real.max(0.0) / 0.5).round_ties_even() - 5.0).clamp(-128.0, 127.0);
+                assert_eq!(f64::from(out[i] as i8), want, "{isa:?} {i}");
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Work shared out among threads. What is computed never depends on how: every piece writes its own part of the result.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Threads that help the one that runs a session.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Threads(Option<Arc<rayon::ThreadPool>>);
+
+impl Threads {
+    /// `count` threads in all, the caller's included.
+    ///
+    /// # Errors
+    /// When the system gives no more threads.
+    pub fn new(count: usize) -> Result<Threads, String> {
+        if count < 2 {
+            return Ok(Threads(None));
+        }
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(count - 1).build();
+        Ok(Threads(Some(Arc::new(pool.map_err(|e| e.to_string())?))))
+    }
+
+    /// How many there are, the caller's included.
+    pub fn count(&self) -> usize {
+        self.0.as_ref().map_or(1, |pool| pool.current_num_threads() + 1)
+    }
+
+    /// Calls `work` for every item, on whichever thread is free. Each thread has a scratch of its own, made by `scratch`.
+    pub fn for_each<I: Send, S>(
+        &self,
+        items: impl ExactSizeIterator<Item = I> + Send,
+        scratch: impl Fn() -> S + Sync,
+        work: impl Fn(&mut S, I) + Sync,
+    ) {
+        let helpers = (self.count() - 1).min(items.len().saturating_sub(1));
+        let (Some(pool), true) = (&self.0, helpers > 0) else {
+            let mut own = scratch();
+            items.for_each(|item| work(&mut own, item));
+            return;
+        };
+        let queue = Mutex::new(items);
+        let help = || {
+            let mut own = scratch();
+            loop {
+                // A panic elsewhere leaves the queue as it should be; it is passed on when all have ended.
+                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some(item) = next else { return };
+                work(&mut own, item);
+            }
+        };
+        // The caller works too: entering the pool and coming back would cost more than many operators.
+        pool.in_place_scope(|scope| {
+            (0..helpers).for_each(|_| scope.spawn(|_| help()));
+            help();
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_item_is_worked_on_once() {
+        for count in [1, 2, 3] {
+            let threads = Threads::new(count).unwrap();
+            assert_eq!(threads.count(), count);
+            for n in [0, 1, 2, 100] {
+                let mut out = vec![0usize; n];
+                threads.for_each(out.iter_mut().enumerate(), || 1, |one, (i, o)| *o += i + *one);
+                assert_eq!(out, (1..=n).collect::<Vec<_>>());
+            }
+        }
+    }
+}
