@@ -21,7 +21,8 @@ use lowbit_core::backend::{Artifact, BackendError, Blob, Claim, Device, Lowering
 use lowbit_core::ir::{NodeId, Program};
 use lowbit_core::ops::{self, OpDef};
 use lowbit_core::passes::Pipeline;
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
 
 /// Kinds of files that hold a whole model: a context binary, and Qualcomm's deep learning container.
 const ARTIFACTS: &[&str] = &["bin", "dlc"];
@@ -32,12 +33,15 @@ pub struct Qnn {
     /// What is asked of it.
     pub settings: Settings,
     oracle: OnceCell<Oracle>,
+    /// What was compiled, by the graph's digest. A refused node has all regions compiled anew, most of them as they were; and
+    /// the library numbers what it makes, so that it would not give the same bytes twice in one process.
+    compiled: RefCell<BTreeMap<[u8; 32], Vec<u8>>>,
 }
 
 impl Qnn {
     /// The lowering with these settings. The library is looked for when it is first needed.
     pub fn new(settings: Settings) -> Self {
-        Qnn { settings, oracle: OnceCell::new() }
+        Qnn { settings, ..Qnn::default() }
     }
 
     /// Who judges operators.
@@ -83,9 +87,15 @@ impl Qnn {
     /// The context binary of a region.
     fn binary(&self, part: &Program) -> Result<Vec<u8>, BackendError> {
         let (graph, origins) = self.graph(part)?;
+        let digest = graph.digest();
+        if let Some(known) = self.compiled.borrow().get(&digest) {
+            return Ok(known.clone());
+        }
         let tuning = Tuning { half: self.settings.half() };
         let made = self.session()?.compile(payload::GRAPH, &graph, self.settings.soc, tuning);
-        made.map_err(|f| blame(part, &origins, &f))
+        let made = made.map_err(|f| blame(part, &origins, &f))?;
+        self.compiled.borrow_mut().insert(digest, made.clone());
+        Ok(made)
     }
 }
 
