@@ -21,11 +21,19 @@ use lowbit_core::backend::{Artifact, BackendError, Blob, Claim, Device, Lowering
 use lowbit_core::ir::{NodeId, Program};
 use lowbit_core::ops::{self, OpDef};
 use lowbit_core::passes::Pipeline;
-use std::cell::{OnceCell, RefCell};
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 /// Kinds of files that hold a whole model: a context binary, and Qualcomm's deep learning container.
 const ARTIFACTS: &[&str] = &["bin", "dlc"];
+
+/// A graph's digest, the chip, and whether floats are halves.
+type Key = ([u8; 32], u32, bool);
+
+/// What was compiled in this process. The library numbers what it makes, so that it would not give the same bytes twice; and a
+/// refused node has all regions compiled anew, most of them as they were.
+static COMPILED: Mutex<BTreeMap<Key, Vec<u8>>> = Mutex::new(BTreeMap::new());
 
 /// The lowering to QNN.
 #[derive(Debug, Default)]
@@ -33,15 +41,12 @@ pub struct Qnn {
     /// What is asked of it.
     pub settings: Settings,
     oracle: OnceCell<Oracle>,
-    /// What was compiled, by the graph's digest. A refused node has all regions compiled anew, most of them as they were; and
-    /// the library numbers what it makes, so that it would not give the same bytes twice in one process.
-    compiled: RefCell<BTreeMap<[u8; 32], Vec<u8>>>,
 }
 
 impl Qnn {
     /// The lowering with these settings. The library is looked for when it is first needed.
     pub fn new(settings: Settings) -> Self {
-        Qnn { settings, ..Qnn::default() }
+        Qnn { settings, oracle: OnceCell::new() }
     }
 
     /// Who judges operators.
@@ -88,13 +93,15 @@ impl Qnn {
     fn binary(&self, part: &Program) -> Result<Vec<u8>, BackendError> {
         let (graph, origins) = self.graph(part)?;
         let digest = graph.digest();
-        if let Some(known) = self.compiled.borrow().get(&digest) {
+        let key = (digest, self.settings.soc.id, self.settings.half());
+        let compiled = || COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = compiled().get(&key) {
             return Ok(known.clone());
         }
         let tuning = Tuning { half: self.settings.half() };
         let made = self.session()?.compile(payload::GRAPH, &graph, self.settings.soc, tuning);
         let made = made.map_err(|f| blame(part, &origins, &f))?;
-        self.compiled.borrow_mut().insert(digest, made.clone());
+        compiled().insert(key, made.clone());
         Ok(made)
     }
 }
