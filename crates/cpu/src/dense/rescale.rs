@@ -81,8 +81,7 @@ impl Rescale {
         stride: usize,
         out: &mut [u8],
     ) {
-        let at =
-            |list: &Aligned| *list.f32()[first..].first_chunk::<COLUMNS>().expect("padded by a panel");
+        let at = |list: &Aligned| *list.f32()[first..].first_chunk::<COLUMNS>().expect("padded by a panel");
         let (factors, offsets) = (at(&self.factors), at(&self.offsets));
         isa.vectorize(
             #[inline(always)]

@@ -4,6 +4,7 @@
 //! (`providers/qnn`, MIT) use them.
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 
 /// An element type. Fixed-point types go with an [`Encoding`].
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -221,6 +222,18 @@ impl Graph {
     /// The tensors of a role, in the order they were added.
     pub fn of_role(&self, role: Role) -> impl Iterator<Item = &Tensor> {
         self.tensors.iter().filter(move |t| t.role == role)
+    }
+
+    /// A digest of all of it: equal graphs have equal ones.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut sha = Sha256::new();
+        for t in &self.tensors {
+            let Tensor { name, role, dtype, dims, encoding, data } = t;
+            sha.update(format!("{:?}", (name, role, dtype, dims, encoding, data.len())));
+            sha.update(data);
+        }
+        sha.update(format!("{:?}", self.ops));
+        sha.finalize().into()
     }
 
     /// An operator with the types of what it reads and makes, for messages: `Conv2d(u8[1, 8, 8, 3], s8[…]) → u8[…]`.

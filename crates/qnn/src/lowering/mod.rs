@@ -22,6 +22,15 @@ use lowbit_core::ir::{NodeId, Program};
 use lowbit_core::ops::{self, OpDef};
 use lowbit_core::passes::Pipeline;
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+/// A graph's digest, the chip, and whether floats are halves.
+type Key = ([u8; 32], u32, bool);
+
+/// What was compiled in this process. The library numbers what it makes, so that it would not give the same bytes twice; and a
+/// refused node has all regions compiled anew, most of them as they were.
+static COMPILED: Mutex<BTreeMap<Key, Vec<u8>>> = Mutex::new(BTreeMap::new());
 
 /// The lowering to QNN.
 #[derive(Debug, Default)]
@@ -80,9 +89,17 @@ impl Qnn {
     /// The context binary of a region.
     fn binary(&self, part: &Program) -> Result<Vec<u8>, BackendError> {
         let (graph, origins) = self.graph(part)?;
+        let digest = graph.digest();
+        let key = (digest, self.settings.soc.id, self.settings.half());
+        let compiled = || COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = compiled().get(&key) {
+            return Ok(known.clone());
+        }
         let tuning = Tuning { half: self.settings.half() };
         let made = self.session()?.compile(payload::GRAPH, &graph, self.settings.soc, tuning);
-        made.map_err(|f| blame(part, &origins, &f))
+        let made = made.map_err(|f| blame(part, &origins, &f))?;
+        compiled().insert(key, made.clone());
+        Ok(made)
     }
 }
 

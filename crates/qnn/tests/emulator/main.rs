@@ -170,7 +170,6 @@ fn run(recipe: &str) {
     let only = std::env::var("LOWBIT_QNN_ONLY").unwrap_or_default();
     let mut failed = vec![];
     for p in PROGRAMS.iter().filter(|p| only.is_empty() || p.name == only) {
-        eprintln!("{recipe} {}", p.name);
         let result = compare(p.text, recipe, &[]);
         let known = p.refused.iter().find(|(r, _)| *r == recipe || *r == "*");
         match (result, known) {
@@ -194,4 +193,65 @@ recipes! {
     operators_16a4w_block "16a4w-block";
     operators_16a2w "16a2w";
     operators_16a16w "16a16w";
+}
+
+/// What a failing call leaves: an error that names call and operator, and a library that works on.
+#[test]
+fn failures_are_told_and_survived() {
+    use lowbit_qnn::graph::{DType as QnnType, Encoding, Graph, Op, Role, Tensor};
+    use lowbit_qnn::library::Tuning;
+    let lowering = QnnLowering::new(Settings::default());
+    let Oracle::Library(session) = lowering.oracle() else { return };
+    let tensor = |name: &str, role| Tensor {
+        name: name.into(),
+        role,
+        dtype: QnnType::U8,
+        dims: vec![1, 4],
+        encoding: Encoding::Tensor { scale: 0.1, offset: 0, bits: None },
+        data: Vec::new().into(),
+    };
+    let graph = |kind| Graph {
+        tensors: vec![tensor("input_0_x", Role::Input), tensor("output_0_y", Role::Output)],
+        ops: vec![Op { name: "op_1".into(), kind, params: vec![], inputs: vec![0], outputs: vec![1] }],
+    };
+    let soc = Settings::default().soc;
+    for _ in 0..3 {
+        let e = session.validate(&graph("Nothing"), &graph("Nothing").ops[0]).unwrap_err();
+        assert_eq!((e.call, e.code & 0xffff), ("backendValidateOpConfig", 4005), "{e}");
+        let e = session.compile("forward", &graph("Nothing"), soc, Tuning::default()).unwrap_err();
+        // It is only found when the graph is put together; the library's messages name it.
+        assert_eq!((e.call, e.op), ("graphFinalize", Some(0)), "{e}");
+        let good = session.compile("forward", &graph("Relu"), soc, Tuning::default()).unwrap();
+        assert!(session.load(&good[..good.len() / 2]).is_err() && session.load(b"none").is_err());
+        let loaded = session.load(&good).unwrap();
+        assert_eq!((loaded.inputs.len(), &*loaded.outputs[0].name), (1, "output_0_y"));
+        assert_eq!(loaded.run(&[&[1, 2, 3, 200]]).unwrap(), [[1, 2, 3, 200]]);
+        let e = loaded.run(&[&[1, 2]]).unwrap_err().to_string();
+        assert!(e.contains("takes 4 bytes"), "{e}");
+    }
+}
+
+/// What the table cannot know, the library can: on an old chip a product of 16 bits.
+#[test]
+fn refusals_are_in_words() {
+    if !present() {
+        return;
+    }
+    let matmul = PROGRAMS.iter().find(|p| p.name == "matmul").unwrap();
+    let float = program(matmul.text);
+    let made = converted(&float, "16a16w", &options(&[]));
+    for (given, who) in [
+        (&[("soc", "SM8350")][..], "Qualcomm's library refuses MatMul(u16"),
+        (&[("soc", "SM8350"), ("library", "false")], "by lowbit's table"),
+    ] {
+        let lowering = Qnn.lowering(&options(given)).unwrap();
+        let g = &made.program.graph;
+        let n = g.nodes().find(|&n| *g.node(n).op() == ops::MATMUL).unwrap();
+        let lowbit_core::backend::Claim::Leave(why) = lowering.claim(&made.program, n) else {
+            panic!("it is taken")
+        };
+        assert!(why.contains(who) && why.contains("SM8350"), "{why}");
+    }
+    let e = Qnn.lowering(&options(&[("library", "false")])).unwrap().compile(&made.program).unwrap_err();
+    assert!(e.to_string().contains("library=false"), "{e}");
 }
