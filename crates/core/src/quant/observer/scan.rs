@@ -75,13 +75,13 @@ pub fn extremes(x: &[f32]) -> Extremes {
             lo[i] = if c[i] < lo[i] { c[i] } else { lo[i] };
             hi[i] = if c[i] > hi[i] { c[i] } else { hi[i] };
             // Zero, unless it is not finite.
-            zero[i] += c[i] - c[i];
+            zero[i] += c[i] * 0.0;
         }
     }
     for (i, &v) in rest.iter().enumerate() {
         lo[i] = if v < lo[i] { v } else { lo[i] };
         hi[i] = if v > hi[i] { v } else { hi[i] };
-        zero[i] += v - v;
+        zero[i] += v * 0.0;
     }
     if zero.iter().all(|z| *z == 0.0) && !x.is_empty() {
         let min = lo.into_iter().fold(f32::INFINITY, f32::min);
