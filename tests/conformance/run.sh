@@ -20,7 +20,7 @@ if [ -z "$python" ]; then
     grep -v -e timm -e transformers -e onnxruntime-qnn requirements.txt > .venv/first.txt
     "$python" -m pip install -q --disable-pip-version-check -r .venv/first.txt
     "$python" -m pip install -q --disable-pip-version-check --no-deps torchvision==0.28.0
-    "$python" -m pip install -q --disable-pip-version-check --no-deps "$(grep onnxruntime-qnn requirements.txt)"
+    "$python" -m pip install -q --disable-pip-version-check --no-deps "$(grep ^onnxruntime-qnn requirements.txt)"
     grep -v onnxruntime-qnn requirements.txt > .venv/rest.txt
     "$python" -m pip install -q --disable-pip-version-check -r .venv/rest.txt
     cp requirements.txt .venv/requirements.txt
