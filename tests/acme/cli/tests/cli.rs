@@ -81,5 +81,5 @@ fn other_names_are_refused_with_the_cure() {
     let model = model();
     let out = lowbit(&["lower", model.to_str().unwrap(), "--backend", "acmee", "--out", "/dev/null"]);
     let error = text(&out.stderr);
-    assert!(!out.status.success() && error.contains("linked: acme, coreml, xnnpack"), "{error}");
+    assert!(!out.status.success() && error.contains("linked: acme, coreml, qnn, xnnpack"), "{error}");
 }
