@@ -3,6 +3,7 @@
 //! Adding one is a row in the family's file here, a kernel in the `cpu` crate and a golden case. Only functional
 //! operators have rows: the importer turns in-place ones into these.
 
+pub mod arguments;
 mod call;
 mod rules;
 mod schema;

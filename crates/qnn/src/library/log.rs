@@ -12,14 +12,16 @@ static CALLS: Mutex<()> = Mutex::new(());
 pub const LEVEL: u32 = 1;
 
 /// The right to call the library. Messages from now on are this caller's.
-pub struct Listening(#[allow(dead_code)] MutexGuard<'static, ()>);
+pub struct Listening {
+    _calls: MutexGuard<'static, ()>,
+}
 
 impl Listening {
     /// Waits for other callers to be done.
     pub fn begin() -> Self {
         let calls = CALLS.lock().unwrap_or_else(PoisonError::into_inner);
         heard().clear();
-        Listening(calls)
+        Listening { _calls: calls }
     }
 
     /// What was said, each message once, without what only repeats that something failed.

@@ -24,6 +24,7 @@ mod weight;
 use super::builder::{Builder, Emitted, Var};
 use crate::mil::{DType, Type};
 use lowbit_core::ir::{Node, NodeId};
+use lowbit_core::ops::arguments::{dim, int, ints, number, truth, widened};
 use lowbit_core::ops::{OpDef, views};
 use lowbit_core::symint::SymInt;
 use std::collections::HashMap;
@@ -116,40 +117,6 @@ fn narrowed(b: &mut Builder<'_>, x: Var) -> Var {
 /// The type of a node's first result.
 fn out(b: &Builder<'_>, node: &Node) -> Emitted<Type> {
     b.type_of(node.output())
-}
-
-/// The number in argument `i`.
-fn number(node: &Node, i: usize) -> Emitted<f64> {
-    views::float(node.arg(i)).ok_or_else(|| format!("argument {i} is no number"))
-}
-
-/// The integer in argument `i`.
-fn int(node: &Node, i: usize) -> Emitted<i64> {
-    views::int(node.arg(i)).ok_or_else(|| format!("argument {i} is no plain integer"))
-}
-
-/// The integers in argument `i`.
-fn ints(node: &Node, i: usize) -> Emitted<Vec<i64>> {
-    views::ints(node.arg(i)).ok_or_else(|| format!("argument {i} is no list of plain integers"))
-}
-
-/// The integers in argument `i` for `n` dimensions: one stands for all, none for `default`.
-fn widened(node: &Node, i: usize, n: usize, default: &[i64]) -> Emitted<Vec<i64>> {
-    Ok(match ints(node, i)? {
-        l if l.is_empty() => default.to_vec(),
-        l if l.len() == 1 => vec![l[0]; n],
-        l => l,
-    })
-}
-
-/// The truth value in argument `i`.
-fn truth(node: &Node, i: usize) -> Emitted<bool> {
-    views::bool(node.arg(i)).ok_or_else(|| format!("argument {i} is no truth value"))
-}
-
-/// Dimension `i` of `rank`, counted from the front.
-fn dim(node: &Node, i: usize, rank: usize) -> Emitted<usize> {
-    lowbit_core::ops::wrap_dim(int(node, i)?, rank).map_err(|e| e.message)
 }
 
 /// Integers as Core ML has them.

@@ -21,6 +21,7 @@ use super::builder::{Builder, Emitted, Layout, Made, is_quantization};
 use super::kind::Kind;
 use crate::graph::{Param, TensorId};
 use lowbit_core::ir::{Node, NodeId, ValueId};
+use lowbit_core::ops::arguments::{dim, int, ints, number, truth, widened};
 use lowbit_core::ops::{OpDef, views};
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -148,40 +149,6 @@ fn elementwise(
 fn finished(b: &mut Builder<'_>, node: &Node, t: TensorId, layout: Layout) -> Emitted<Vec<Made>> {
     let kind = b.kind(node.output())?;
     Ok(vec![(b.convert(t, &kind)?, layout)])
-}
-
-/// The number in argument `i`.
-fn number(node: &Node, i: usize) -> Emitted<f64> {
-    views::float(node.arg(i)).ok_or_else(|| format!("argument {i} is no number"))
-}
-
-/// The integer in argument `i`.
-fn int(node: &Node, i: usize) -> Emitted<i64> {
-    views::int(node.arg(i)).ok_or_else(|| format!("argument {i} is no plain integer"))
-}
-
-/// The integers in argument `i`.
-fn ints(node: &Node, i: usize) -> Emitted<Vec<i64>> {
-    views::ints(node.arg(i)).ok_or_else(|| format!("argument {i} is no list of plain integers"))
-}
-
-/// The integers in argument `i` for `n` dimensions: one stands for all, none for `default`.
-fn widened(node: &Node, i: usize, n: usize, default: &[i64]) -> Emitted<Vec<i64>> {
-    Ok(match ints(node, i)? {
-        l if l.is_empty() => default.to_vec(),
-        l if l.len() == 1 => vec![l[0]; n],
-        l => l,
-    })
-}
-
-/// The truth value in argument `i`.
-fn truth(node: &Node, i: usize) -> Emitted<bool> {
-    views::bool(node.arg(i)).ok_or_else(|| format!("argument {i} is no truth value"))
-}
-
-/// Dimension `i` of `rank`, counted from the front.
-fn dim(node: &Node, i: usize, rank: usize) -> Emitted<usize> {
-    lowbit_core::ops::wrap_dim(int(node, i)?, rank).map_err(|e| e.message)
 }
 
 /// Sizes as the library takes them.
