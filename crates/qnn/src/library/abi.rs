@@ -111,10 +111,12 @@ pub struct NarrowAxis {
 #[derive(Clone, Copy, Debug)]
 pub struct Expansion {
     pub axis: i32,
+    pub pad: u32,
     pub values: *const ScaleOffset,
     pub blocks: u32,
     pub bits: u32,
     pub storage: u32,
+    pub pad_again: u32,
     pub multipliers: *const u8,
 }
 
@@ -128,6 +130,15 @@ pub union Parameters {
     pub expansion: *const Expansion,
     /// Newer encodings, with more fields, take as much.
     pub room: [u64; 4],
+}
+
+impl Parameters {
+    /// Parameters with no byte undefined: what is not of the encoding is zero.
+    pub fn of(set: impl FnOnce(&mut Parameters)) -> Self {
+        let mut all = Parameters { room: [0; 4] };
+        set(&mut all);
+        all
+    }
 }
 
 #[repr(C)]

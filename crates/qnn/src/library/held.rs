@@ -55,22 +55,22 @@ impl HeldTensor {
         let (mut pairs, mut all, mut zeros, mut bytes) = (vec![], vec![], vec![], vec![]);
         let pair = |(&scale, &offset): (&f32, &i32)| abi::ScaleOffset { scale, offset };
         let mut expansion = None;
-        let none = (abi::UNDEFINED, abi::Parameters { room: [0; 4] });
+        let none = (abi::UNDEFINED, abi::Parameters::of(|_| {}));
         let (kind, parameters) = match &t.encoding {
             Encoding::None => none,
             Encoding::Tensor { scale, offset, bits: None } => {
                 let tensor = abi::ScaleOffset { scale: *scale, offset: *offset };
-                (encoding::TENSOR, abi::Parameters { tensor })
+                (encoding::TENSOR, abi::Parameters::of(|p| p.tensor = tensor))
             }
             Encoding::Tensor { scale, offset, bits: Some(bits) } => {
                 let narrow_tensor = abi::NarrowTensor { bits: *bits, scale: *scale, offset: *offset };
-                (encoding::NARROW_TENSOR, abi::Parameters { narrow_tensor })
+                (encoding::NARROW_TENSOR, abi::Parameters::of(|p| p.narrow_tensor = narrow_tensor))
             }
             Encoding::Axis { axis, scales, offsets, bits: None } => {
                 pairs = scales.iter().zip(offsets).map(pair).collect();
                 let axis =
                     abi::Axis { axis: *axis as i32, count: count(pairs.len()), values: pairs.as_ptr() };
-                (encoding::AXIS, abi::Parameters { axis })
+                (encoding::AXIS, abi::Parameters::of(|p| p.axis = axis))
             }
             Encoding::Axis { axis, scales, offsets, bits: Some(bits) } => {
                 (all, zeros) = (scales.clone(), offsets.clone());
@@ -81,20 +81,22 @@ impl HeldTensor {
                     scales: all.as_ptr(),
                     offsets: zeros.as_ptr(),
                 };
-                (encoding::NARROW_AXIS, abi::Parameters { narrow_axis })
+                (encoding::NARROW_AXIS, abi::Parameters::of(|p| p.narrow_axis = narrow_axis))
             }
             Encoding::Blocks { axis, scales, blocks, multipliers } => {
                 pairs = scales.iter().map(|&scale| abi::ScaleOffset { scale, offset: 0 }).collect();
                 bytes = multipliers.clone();
                 let boxed = expansion.insert(Box::new(abi::Expansion {
                     axis: *axis as i32,
+                    pad: 0,
                     values: pairs.as_ptr(),
                     blocks: *blocks,
                     bits: 4,
                     storage: 0,
+                    pad_again: 0,
                     multipliers: bytes.as_ptr(),
                 }));
-                (encoding::EXPANSION, abi::Parameters { expansion: &raw const **boxed })
+                (encoding::EXPANSION, abi::Parameters::of(|p| p.expansion = &raw const **boxed))
             }
         };
         let definition = if kind == abi::UNDEFINED { abi::UNDEFINED } else { 1 };

@@ -74,11 +74,16 @@ fn quantize(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Var>> {
 fn dequantize(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Var>> {
     let ty = out(b, n)?;
     if let Some(q) = b.frozen(n, 0) {
-        let zero_point = super::int(n, 2)?;
+        let (scale, zero_point) = (number(n, 1)? as f32, super::int(n, 2)?);
+        // Core ML compresses tensors of one dimension and more.
+        if ty.rank() == 0 {
+            let value = q.to_f64().first().map_or(0.0, |&x| (x as f32 - zero_point as f32) * scale);
+            return Ok(vec![b.constant(&n.name, Constant::float(ty.dtype, value))]);
+        }
         let w = Weight {
             data: q,
             bits: width(super::int(n, 3)?, super::int(n, 4)?),
-            scale: vec![number(n, 1)? as f32],
+            scale: vec![scale],
             zero_points: vec![zero_point],
             blocks: vec![1; ty.rank()],
         };

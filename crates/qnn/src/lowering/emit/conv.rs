@@ -91,6 +91,13 @@ fn conv(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Made>> {
     })
 }
 
+/// A convolution of single points: input, kernel and perhaps a bias.
+pub(super) fn pointwise(b: &mut Builder<'_>, inputs: Vec<TensorId>, to: (Kind, Vec<u32>)) -> TensorId {
+    let around = pairs(vec![0; 4]);
+    let params = vec![("stride", list(vec![1, 1])), ("pad_amount", around), ("dilation", list(vec![1, 1]))];
+    b.one("Conv2d", params, inputs, to)
+}
+
 fn transposed(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Made>> {
     let w = Weight::read(b, n, 1)?;
     let dims = w.shape().len() - 2;
