@@ -91,8 +91,10 @@ def relative(got, expected):
 
 
 # Deep networks of random weights double the rounding of their first layers again and again. In ExecuTorch's float16 lowering of
-# the float program they have 40.6 and 33.0 dB, lowbit's the same.
-DEEP = {"mobilenetv4_conv_small": 36, "shufflenet_v2_x0_5": 29}
+# the float program the first two have 40.6 and 33.0 dB, lowbit's the same; PyTorch's own half floats give the third 39.9.
+DEEP = {"mobilenetv4_conv_small": 36, "shufflenet_v2_x0_5": 29, "mobilevitv2_050": 37}
+# PyTorch's own half floats leave nothing of its result (-5.7 dB): float32 alone is compared.
+LOST = {"hf_mobilevit"}
 
 
 def alike(got, expected, precision, least_db=40):
@@ -117,6 +119,8 @@ def test_package(name, recipe, target, precision, quantized, folder):
     path = lower(one.pt2, folder / "m.mlpackage", target, precision)
     check.check(path)
     widths(path, one.report, recipe, target)
+    if precision == "float16" and name in LOST:
+        return
     if recipe == STATIC:
         got = with_integers(path, one.pt2, calls(one.data)[0], precision, folder)
     else:

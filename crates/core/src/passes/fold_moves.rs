@@ -20,13 +20,13 @@ impl Pass for FoldMoves {
     fn run(&self, program: &mut Program) -> Result<bool, PassFailure> {
         let mut changed = false;
         for n in program.graph.nodes().collect::<Vec<_>>() {
-            let Some(moved) = moved(program, n) else { continue };
-            let (from, name) = {
-                let node = program.graph.node(n);
-                (node.output(), node.name.clone())
-            };
-            let to = program.add_constant(&format!("{name}_folded"), ConstKind::Tensor, moved);
-            program.graph.replace_uses(from, to, None);
+            let Some(moved) = moved(program, n).map(|t| vec![t]).or_else(|| parts(program, n)) else { continue };
+            let node = program.graph.node(n);
+            let (from, name) = (node.outputs().to_vec(), format!("{}_folded", node.name));
+            for (from, moved) in from.into_iter().zip(moved) {
+                let to = program.add_constant(&name, ConstKind::Tensor, moved);
+                program.graph.replace_uses(from, to, None);
+            }
             changed = true;
         }
         if changed {
@@ -107,6 +107,23 @@ fn moved(program: &Program, n: NodeId) -> Option<Tensor> {
     same_order.contains(&op).then(|| from.reshape(&shape).ok()).flatten()
 }
 
+/// What a node cuts a constant into.
+fn parts(program: &Program, n: NodeId) -> Option<Vec<Tensor>> {
+    let node = program.graph.node(n);
+    let known = [&ops::SPLIT, &ops::SPLIT_WITH_SIZES, &ops::CHUNK, &ops::UNBIND].contains(&node.op());
+    let from = program.frozen(value(node.arg(0))?).filter(|_| known)?;
+    let along = if *node.op() == ops::UNBIND { 1 } else { 2 };
+    let d = wrap_dim(int(node.arg(along))?, from.shape().len()).ok()?;
+    let mut start = 0;
+    let part = |&v: &_| {
+        let shape = program.graph.ty(v).known_shape()?;
+        let len = if *node.op() == ops::UNBIND { 1 } else { shape[d] };
+        start += len;
+        cut(from, d, start - len, len)?.reshape(&shape).ok()
+    };
+    node.outputs().iter().map(part).collect()
+}
+
 /// Dimension `i` of the result is dimension `order[i]`.
 fn permuted(t: &Tensor, order: &[usize]) -> Option<Tensor> {
     let size = t.dtype().size();
@@ -166,7 +183,9 @@ mod tests {
               %big : f32[4, 2, 2] = aten.expand.default(%u, size=[4, -1, -1])
               %r : f32[2] = aten.select.int(%w, dim=1, index=-1)
               %a : f32[3, 2] = aten.add.Tensor(%x, %r)
-              return %a, %e, %big
+              %p : f32[2, 1], %q : f32[2, 2] = aten.split_with_sizes.default(%w, split_sizes=[1, 2], dim=1)
+              %f : f32[3], %l : f32[3] = aten.unbind.int(%w)
+              return %a, %e, %big, %q, %l
             }",
         )
         .unwrap();
@@ -176,6 +195,8 @@ mod tests {
         assert_eq!(ops, ["expand", "add"]);
         let data = |v| p.frozen(v).unwrap().to_f32().into_owned();
         assert_eq!(data(p.graph.outputs()[1]), [2.0, 5.0, 3.0, 6.0]);
+        assert_eq!(data(p.graph.outputs()[3]), [2.0, 3.0, 5.0, 6.0]);
+        assert_eq!(data(p.graph.outputs()[4]), [4.0, 5.0, 6.0]);
         let add = p.graph.node(p.graph.producer(p.graph.outputs()[0]).unwrap());
         assert_eq!(data(value(add.arg(1)).unwrap()), [3.0, 6.0]);
     }

@@ -4,7 +4,7 @@
 use lowbit_core::ir::{Node, Program};
 use lowbit_core::ops::{self, OpDef, views::float};
 use lowbit_core::quant::{Annotation, Annotations, Mapping, QParams, QRange, Site, Spec};
-use lowbit_core::quantizer::{Match, OpConfig, Rule};
+use lowbit_core::quantizer::{Match, OpConfig, Rule, mask};
 
 type Outcome = Result<(), String>;
 
@@ -81,6 +81,9 @@ fn layer(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
 fn binary(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
     if how.input_activation.is_none() {
         return Err("activations are set to floating point, and it has no weight".into());
+    }
+    if let Some(x) = [m.value(0), m.value(1)].into_iter().flatten().find_map(|v| mask(m.program, v)) {
+        return Err(format!("a mask with {x:e} would take all integers"));
     }
     for site in [m.arg(0), m.arg(1)].into_iter().flatten() {
         out.set(site, how.input_activation.clone());

@@ -1,6 +1,7 @@
 //! Embeddings, triangles and repetition.
 
 use super::{Build, PassFailure, Table, Values, dim, one, out_type};
+use crate::Tensor;
 use crate::dtype::DType;
 use crate::ir::{Arg, Node, ValueId};
 use crate::ops;
@@ -45,6 +46,13 @@ fn embedding_bag(b: &mut Build<'_>, n: &Node) -> Values {
         let p = b.op(&ops::UNSQUEEZE, [p.into(), 1.into()])?;
         rows = b.op(&ops::MASKED_FILL_SCALAR, [rows.into(), p.into(), 0.into()])?;
     }
+    let each_its_own = b.program.frozen(number).is_some_and(|t| {
+        t.numel() as i64 == bags.known().unwrap_or(-1) && t.to_f64().iter().enumerate().all(|(i, &x)| x == i as f64)
+    });
+    // Bags of one index each: their sums and means are the rows.
+    if each_its_own {
+        return one(rows);
+    }
     let column = b.view(number, vec![count.clone(), 1.into()])?;
     let places = b.expand(column, vec![count.clone(), width])?;
     let zeros = b.full(out.shape.clone(), 0.0, out.dtype)?;
@@ -72,6 +80,22 @@ fn bag_numbers(
     bags: &crate::SymInt,
     count: &crate::SymInt,
 ) -> Result<ValueId, PassFailure> {
+    // Known offsets are counted here, and not while the program runs.
+    if let (Some(offsets), Some(count), Some(bags)) = (b.program.frozen(offsets), count.known(), bags.known()) {
+        let mut numbers = vec![0i64; usize::try_from(count).unwrap_or(0)];
+        for start in offsets.to_f64().iter().take(usize::try_from(bags).unwrap_or(0)) {
+            if let Some(first) = numbers.get_mut(start.max(0.0) as usize) {
+                *first += 1;
+            }
+        }
+        let mut begun = -1;
+        for number in &mut numbers {
+            begun += *number;
+            *number = begun;
+        }
+        let numbers = Tensor::new(&[numbers.len()], numbers).map_err(|e| PassFailure(e.to_string()))?;
+        return Ok(b.constant("bags", numbers));
+    }
     let mut starts = b.cast(offsets, DType::I64)?;
     if ops::views::bool(n.arg(7)) == Some(true) {
         // The last offset is the end of the last bag.

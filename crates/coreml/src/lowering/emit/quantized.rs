@@ -49,6 +49,14 @@ fn nullified(dtype: CoreType, zero_point: i64) -> (DType, i64) {
     }
 }
 
+/// The type of floats that a scale is given in, which is that of the values: half floats where they have the scale, within the
+/// rounding of their normal numbers. Below 6e-5 they have fewer digits and above 65504 none.
+fn float_of(scale: f64, float: DType) -> DType {
+    let half = half::f16::from_f64(scale).to_f64();
+    let near = (half - scale).abs() <= scale.abs() / 2048.0;
+    if float == DType::F16 && !near { DType::F32 } else { float }
+}
+
 /// The arguments that `quantize` and `dequantize` share, with the type of the integers: `x`, and the parameters, the scale in
 /// the type of the floats.
 fn parameters(b: &Builder<'_>, n: &Node, x: &Var, float: DType) -> Emitted<(DType, Vec<(&'static str, In)>)> {
@@ -66,7 +74,9 @@ fn parameters(b: &Builder<'_>, n: &Node, x: &Var, float: DType) -> Emitted<(DTyp
 
 fn quantize(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Var>> {
     let x = b.arg(n, 0)?;
-    let (dtype, mut inputs) = parameters(b, n, &x, x.ty.dtype)?;
+    let float = float_of(number(n, 1)?, x.ty.dtype);
+    let x = b.cast(&x, float);
+    let (dtype, mut inputs) = parameters(b, n, &x, float)?;
     inputs.push(("output_dtype", dtype.name().into()));
     Ok(vec![b.op("quantize", inputs, x.ty.with(dtype))])
 }
@@ -90,6 +100,8 @@ fn dequantize(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Var>> {
         return Ok(vec![w.emit(b, ty)?]);
     }
     let x = b.arg(n, 0)?;
-    let (_, inputs) = parameters(b, n, &x, ty.dtype)?;
-    Ok(vec![b.op("dequantize", inputs, ty)])
+    let float = float_of(number(n, 1)?, ty.dtype);
+    let (_, inputs) = parameters(b, n, &x, float)?;
+    let y = b.op("dequantize", inputs, ty.with(float));
+    Ok(vec![b.cast(&y, ty.dtype)])
 }
