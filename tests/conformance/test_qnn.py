@@ -1,15 +1,17 @@
 """QNN from lowbit: operators on the library's emulation against exact integers, programs in ExecuTorch's runtime, networks by
 SQNR, and what goes wrong. Qualcomm's library comes from the wheel onnxruntime-qnn, or from QNN_LIB_DIR.
 
-LOWBIT_MODELS adds its folder of networks. LOWBIT_QNN_RUNTIME: a folder of Qualcomm's libraries that this ExecuTorch's runtime takes
-(those of the wheel are too new for it: 1.4.1 tells them the chip in another place); without it nothing runs there.
+LOWBIT_MODELS adds its folder of networks. ExecuTorch's runtime reaches the library through qnn/adapter.c, which a C compiler makes:
+1.4.1 tells the library the chip in another place than newer ones look.
 """
 
 import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import struct
+import subprocess
 
 import numpy as np
 import pytest
@@ -38,7 +40,7 @@ LIBRARY = library()
 needs_library = pytest.mark.skipif(LIBRARY is None, reason="Qualcomm's library is not installed: pip install --no-deps onnxruntime-qnn==2.7.0")
 HERE = {"QNN_LIB_DIR": str(LIBRARY)}
 NOWHERE = {"QNN_LIB_DIR": "", "QNN_SDK_ROOT": "", "VIRTUAL_ENV": "", "PATH": "/nonexistent", "HOME": "/nonexistent"}
-RUNTIME = os.environ.get("LOWBIT_QNN_RUNTIME")
+COMPILER = shutil.which("cc")
 NETWORKS = {}
 if os.environ.get("LOWBIT_MODELS"):
     NETWORKS = {path.parent.name: path.parent for path in sorted(pathlib.Path(os.environ["LOWBIT_MODELS"]).glob("*/meta.json"))}
@@ -177,21 +179,57 @@ def test_network(name, recipe, folder):
     assert all(b >= a - 2 or a < 10 for a, b in zip(*db)), db
 
 
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory):
+    """ExecuTorch's runtime with Qualcomm's library."""
+    folder = tmp_path_factory.mktemp("libraries")
+    for path in LIBRARY.glob("*.so*"):
+        if path.name != "libQnnHtp.so":
+            (folder / path.name).symlink_to(path)
+    # By name and for good: another opening of libQnnHtp.so must find the adapter, not the library behind it.
+    flags = ["-shared", "-fPIC", "-O1", "-Wl,-soname,libQnnHtp.so", "-Wl,-z,nodelete"]
+    subprocess.run([COMPILER, *flags, "-o", folder / "libQnnHtp.so", pathlib.Path(__file__).parent / "qnn" / "adapter.c", "-ldl"], check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LD_LIBRARY_PATH", str(folder))
+        patch.setenv("QNN_HTP", str(LIBRARY / "libQnnHtp.so"))
+        started = kit.Runtime()
+        yield started
+        started.stop()
+
+
 @needs_library
-@pytest.mark.skipif(not RUNTIME, reason="LOWBIT_QNN_RUNTIME names no libraries for ExecuTorch's runtime")
-@pytest.mark.parametrize("name", ["conv_relu", "linear", "softmax", "cat", "reshape"])
-def test_executorch_runs_it(name, folder, monkeypatch):
+@pytest.mark.skipif(not COMPILER, reason="there is no C compiler for qnn/adapter.c")
+@pytest.mark.parametrize("name", ["conv_relu", "linear", "softmax", "cat", "reshape", "layer_norm", "matmul"])
+def test_executorch_runs_it(name, folder, runtime):
     """The .pte in ExecuTorch's runtime gives what the emulation gives, bit by bit: it is the same binary."""
     model(name, folder)
     q = quantize(folder, "8a8w", "--out", folder / "m.pte")
     kit.lowbit("run", q, "--on", BACKEND, "--data", folder / "one.npz", "--out", folder / "out.npz", env=HERE)
-    monkeypatch.setenv("LD_LIBRARY_PATH", RUNTIME)
-    runtime = kit.Runtime()
-    try:
-        got = runtime.run(folder / "m.pte", folder / "one.npz")
-    finally:
-        runtime.stop()
+    got = runtime.run(folder / "m.pte", folder / "one.npz")
     assert kit.differences(got, kit.outputs(folder / "out.npz"), 0, 0) is None
+
+
+@needs_library
+@pytest.mark.skipif(not COMPILER, reason="there is no C compiler for qnn/adapter.c")
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "transformer_encoder"])
+def test_executorch_runs_networks(name, folder, runtime):
+    """Whole networks in one delegate: the .pte is as close to the float network as lowbit says, and computes what the emulation does."""
+    net, q = kit.CACHE / "zoo" / name, folder / "q.pt2"
+    inputs = kit.numbered(net / "data.npz", "in")
+    np.savez(folder / "data.npz", **{f"in{i}": x[:4] for i, x in enumerate(inputs)})
+    np.savez(folder / "one.npz", **{f"in{i}": x[0] for i, x in enumerate(inputs)})
+    arguments = ["quantize", net / "model.pt2", "--backend", BACKEND, "--calibrate", net / "calib.npz", "--save-quantized", q]
+    kit.lowbit(*arguments, "--out", folder / "m.pte", env=HERE)
+    kernels, count = kit.operators(folder / "m.pte")
+    assert count == 1 and not kernels, f"{count} delegates, and outside of them {sorted(kernels)}"
+    got = runtime.run(folder / "m.pte", folder / "data.npz", calls=4)
+    float_outputs = kit.run(net / "model.pt2", folder / "data.npz", folder / "float.npz")
+    predicted = kit.run(q, folder / "data.npz", folder / "cpu.npz")
+    db = [[kit.sqnr(x, y) for x, y in zip(float_outputs, side)] for side in (predicted, got)]
+    kit.record("QNN in ExecuTorch's runtime", name, predicted=db[0], runtime=db[1])
+    assert all(b >= a - 2 for a, b in zip(*db)), db
+    kit.lowbit("run", q, "--on", BACKEND, "--data", folder / "one.npz", "--out", folder / "chip.npz", env=HERE)
+    assert kit.differences([x[0] for x in got], kit.outputs(folder / "chip.npz"), 0, 0) is None
 
 
 # ---- what goes wrong ----

@@ -6,7 +6,6 @@ use lowbit_qnn::{Qnn, Settings};
 use lowbit_testing::Kit;
 
 #[test]
-#[ignore = "open work: its answers have not been gone through since compiled graphs are kept"]
 fn delegates_compute_what_they_stand_for() {
     let lowering = QnnLowering::new(Settings::default());
     if let Oracle::Table(e) = lowering.oracle() {
