@@ -9,9 +9,7 @@ import importlib.util
 import json
 import os
 import pathlib
-import shutil
 import struct
-import subprocess
 
 import numpy as np
 import pytest
@@ -23,7 +21,7 @@ import kit
 if "qnn" not in kit.lowbit("backends"):
     pytest.skip("this lowbit has no backend qnn", allow_module_level=True)
 
-from qnn import reference
+from qnn import adapter, reference
 
 BACKEND = "qnn"
 
@@ -40,7 +38,6 @@ LIBRARY = library()
 needs_library = pytest.mark.skipif(LIBRARY is None, reason="Qualcomm's library is not installed: pip install --no-deps onnxruntime-qnn==2.7.0")
 HERE = {"QNN_LIB_DIR": str(LIBRARY)}
 NOWHERE = {"QNN_LIB_DIR": "", "QNN_SDK_ROOT": "", "VIRTUAL_ENV": "", "PATH": "/nonexistent", "HOME": "/nonexistent"}
-COMPILER = shutil.which("cc")
 NETWORKS = {}
 if os.environ.get("LOWBIT_MODELS"):
     NETWORKS = {path.parent.name: path.parent for path in sorted(pathlib.Path(os.environ["LOWBIT_MODELS"]).glob("*/meta.json"))}
@@ -182,23 +179,16 @@ def test_network(name, recipe, folder):
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory):
     """ExecuTorch's runtime with Qualcomm's library."""
-    folder = tmp_path_factory.mktemp("libraries")
-    for path in LIBRARY.glob("*.so*"):
-        if path.name != "libQnnHtp.so":
-            (folder / path.name).symlink_to(path)
-    # By name and for good: another opening of libQnnHtp.so must find the adapter, not the library behind it.
-    flags = ["-shared", "-fPIC", "-O1", "-Wl,-soname,libQnnHtp.so", "-Wl,-z,nodelete"]
-    subprocess.run([COMPILER, *flags, "-o", folder / "libQnnHtp.so", pathlib.Path(__file__).parent / "qnn" / "adapter.c", "-ldl"], check=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LD_LIBRARY_PATH", str(folder))
-        patch.setenv("QNN_HTP", str(LIBRARY / "libQnnHtp.so"))
+        for name, value in adapter.environment(LIBRARY, tmp_path_factory.mktemp("libraries")).items():
+            patch.setenv(name, value)
         started = kit.Runtime()
         yield started
         started.stop()
 
 
 @needs_library
-@pytest.mark.skipif(not COMPILER, reason="there is no C compiler for qnn/adapter.c")
+@pytest.mark.skipif(not adapter.COMPILER, reason="there is no C compiler for qnn/adapter.c")
 @pytest.mark.parametrize("name", ["conv_relu", "linear", "softmax", "cat", "reshape", "layer_norm", "matmul"])
 def test_executorch_runs_it(name, folder, runtime):
     """The .pte in ExecuTorch's runtime gives what the emulation gives, bit by bit: it is the same binary."""
@@ -210,7 +200,7 @@ def test_executorch_runs_it(name, folder, runtime):
 
 
 @needs_library
-@pytest.mark.skipif(not COMPILER, reason="there is no C compiler for qnn/adapter.c")
+@pytest.mark.skipif(not adapter.COMPILER, reason="there is no C compiler for qnn/adapter.c")
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "transformer_encoder"])
 def test_executorch_runs_networks(name, folder, runtime):
     """Whole networks in one delegate: the .pte is as close to the float network as lowbit says, and computes what the emulation does."""

@@ -74,7 +74,7 @@ fn layout(program: &Program, n: NodeId) -> Option<Layout> {
 }
 
 /// Constant arguments of an evaluation-mode batch norm: weight, bias, mean, variance, and eps.
-fn norm_parts(program: &Program, n: NodeId) -> Option<([Option<Tensor>; 4], f64)> {
+pub(super) fn norm_parts(program: &Program, n: NodeId) -> Option<([Option<Tensor>; 4], f64)> {
     let node = program.graph.node(n);
     let eps = match node.op().packet() {
         "aten.batch_norm" if ops::views::bool(node.arg(5)) == Some(false) => 7,
@@ -90,6 +90,18 @@ fn norm_parts(program: &Program, n: NodeId) -> Option<([Option<Tensor>; 4], f64)
         };
     }
     (parts[2].is_some() && parts[3].is_some()).then_some((parts, ops::views::float(node.arg(eps))?))
+}
+
+/// What the constants of a batch norm do to each channel: `x · scale + shift`.
+pub(super) fn affine(parts: &[Option<Tensor>; 4], eps: f64) -> Option<(Vec<f32>, Vec<f32>)> {
+    let [gamma, beta, mean, var] = parts.each_ref().map(|p| p.as_ref().map(|t| t.to_f32().into_owned()));
+    let (mean, var) = mean.zip(var)?;
+    let inv: Vec<f32> = var.iter().map(|v| 1.0 / (v + eps as f32).sqrt()).collect();
+    let gamma = gamma.unwrap_or_else(|| vec![1.0; inv.len()]);
+    let beta = beta.unwrap_or_else(|| vec![0.0; inv.len()]);
+    let scale = inv.iter().zip(&gamma).map(|(i, g)| g * i).collect();
+    let shift = (0..inv.len()).map(|c| (0.0 - mean[c]) * inv[c] * gamma[c] + beta[c]).collect();
+    Some((scale, shift))
 }
 
 fn find(program: &Program, norm: NodeId) -> Option<Found> {

@@ -20,7 +20,9 @@ impl Pass for FoldMoves {
     fn run(&self, program: &mut Program) -> Result<bool, PassFailure> {
         let mut changed = false;
         for n in program.graph.nodes().collect::<Vec<_>>() {
-            let Some(moved) = moved(program, n).map(|t| vec![t]).or_else(|| parts(program, n)) else { continue };
+            let Some(moved) = moved(program, n).map(|t| vec![t]).or_else(|| parts(program, n)) else {
+                continue;
+            };
             let node = program.graph.node(n);
             let (from, name) = (node.outputs().to_vec(), format!("{}_folded", node.name));
             for (from, moved) in from.into_iter().zip(moved) {

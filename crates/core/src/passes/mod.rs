@@ -1,5 +1,6 @@
 //! Passes: transformations that keep what a program computes. Each finds on an immutable program, then edits.
 
+mod batch_norm_to_conv;
 mod dead_code;
 pub mod decompose;
 mod duplicate_dequantize;
@@ -11,6 +12,7 @@ mod products_to_linear;
 mod recompose;
 mod scalars_to_tensors;
 
+pub use batch_norm_to_conv::BatchNormToConv;
 pub use dead_code::DeadCode;
 pub use decompose::{Decompose, IntegerArithmetic};
 pub use duplicate_dequantize::DuplicateDequantize;

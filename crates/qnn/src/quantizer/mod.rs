@@ -28,7 +28,7 @@ use crate::soc::{Soc, WIDE_WEIGHTS};
 use lowbit_core::backend::{BackendError, Options};
 use lowbit_core::ir::{NodeId, Program};
 use lowbit_core::ops;
-use lowbit_core::passes::{Decompose, FoldBatchNorm, Pipeline, ProductsToLinear, Recompose};
+use lowbit_core::passes::{BatchNormToConv, Decompose, FoldBatchNorm, Pipeline, ProductsToLinear, Recompose};
 use lowbit_core::quantizer::{OpConfig, Quantizer, RuleQuantizer, Scope};
 use options::{Recipes, known, scope};
 use std::collections::BTreeSet;
@@ -41,7 +41,8 @@ pub fn quantizer(soc: &Soc) -> RuleQuantizer {
 
 /// Products with constants become layers, and what the chip has no operator for is taken apart.
 fn pieces() -> Pipeline {
-    Pipeline::default().then(ProductsToLinear).then(Recompose).then(FoldBatchNorm).then(Decompose { keep })
+    let layers = Pipeline::default().then(ProductsToLinear).then(Recompose).then(FoldBatchNorm);
+    layers.then(BatchNormToConv).then(Decompose { keep })
 }
 
 /// Operators that a rule quantizes stay whole.

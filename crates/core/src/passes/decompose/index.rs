@@ -47,7 +47,8 @@ fn embedding_bag(b: &mut Build<'_>, n: &Node) -> Values {
         rows = b.op(&ops::MASKED_FILL_SCALAR, [rows.into(), p.into(), 0.into()])?;
     }
     let each_its_own = b.program.frozen(number).is_some_and(|t| {
-        t.numel() as i64 == bags.known().unwrap_or(-1) && t.to_f64().iter().enumerate().all(|(i, &x)| x == i as f64)
+        t.numel() as i64 == bags.known().unwrap_or(-1)
+            && t.to_f64().iter().enumerate().all(|(i, &x)| x == i as f64)
     });
     // Bags of one index each: their sums and means are the rows.
     if each_its_own {
@@ -81,7 +82,8 @@ fn bag_numbers(
     count: &crate::SymInt,
 ) -> Result<ValueId, PassFailure> {
     // Known offsets are counted here, and not while the program runs.
-    if let (Some(offsets), Some(count), Some(bags)) = (b.program.frozen(offsets), count.known(), bags.known()) {
+    if let (Some(offsets), Some(count), Some(bags)) = (b.program.frozen(offsets), count.known(), bags.known())
+    {
         let mut numbers = vec![0i64; usize::try_from(count).unwrap_or(0)];
         for start in offsets.to_f64().iter().take(usize::try_from(bags).unwrap_or(0)) {
             if let Some(first) = numbers.get_mut(start.max(0.0) as usize) {
