@@ -278,8 +278,10 @@ def test_refused_where_it_is_not_quantized_for_the_chip(folder):
 
 
 @needs_library
-def test_payload(folder):
+def test_payload(folder, monkeypatch):
     """What the runtime reads of a delegate: the header, the options, the names."""
+    # ExecuTorch's package of the back end fetches an SDK when it is imported, unless told of one, which is not used.
+    monkeypatch.setenv("QNN_SDK_ROOT", str(folder))
     from executorch.exir._serialize._program import deserialize_pte_binary
 
     model("conv_relu", folder)
@@ -308,4 +310,4 @@ def options_of(value):
         return
     options = flatbuffer_to_option(value)
     assert options.soc_info.soc_model == 57 and options.soc_info.htp_info.htp_arch == 75
-    assert options.backend_options.backend_type == 2 and options.backend_options.htp_options.use_fold_relu
+    assert options.backend_options.backend_type.value == 2 and options.backend_options.htp_options.use_fold_relu

@@ -33,8 +33,8 @@ pub fn options(settings: &Settings) -> Vec<u8> {
     b.push_slot::<i32>(slot(1), BURST, 0);
     b.push_slot::<i32>(slot(2), if settings.half() { HALF } else { 0 }, 0);
     // use_conv_hmx, use_fold_relu
-    b.push_slot::<bool>(slot(5), true, false);
-    b.push_slot::<bool>(slot(7), true, false);
+    b.push_slot::<bool>(slot(4), true, false);
+    b.push_slot::<bool>(slot(6), true, false);
     let htp: Table = b.end_table(start);
     let start = b.start_table();
     b.push_slot::<i32>(slot(0), HTP, 0);
