@@ -94,8 +94,8 @@ mod tests {
         assert_eq!(int(&bytes, field(&bytes, backend, 0).unwrap()), 2);
         let options = table(&bytes, backend, 1);
         assert_eq!(int(&bytes, field(&bytes, options, 1).unwrap()), 2);
-        assert_eq!(bytes[field(&bytes, options, 5).unwrap()], 1);
-        assert_eq!(bytes[field(&bytes, options, 7).unwrap()], 1);
+        assert_eq!(bytes[field(&bytes, options, 4).unwrap()], 1);
+        assert_eq!(bytes[field(&bytes, options, 6).unwrap()], 1);
         // Logging, online preparation, profiling, shared buffers, and whether it comes from elsewhere: all off.
         for off in [3, 4, 5, 6, 7, 8, 9, 12] {
             assert_eq!(field(&bytes, root, off), None);
