@@ -42,7 +42,7 @@ fn convert(program: &mut Program, n: NodeId) -> Result<bool, PassFailure> {
     if !node.outputs()[1..].iter().all(unused) {
         return Ok(false);
     }
-    let Some((scale, shift)) = affine(&parts, eps) else { return Ok(false) };
+    let Some((scale, shift)) = affine(&parts, eps, None) else { return Ok(false) };
     let channels = scale.len();
     let shape: Vec<usize> = [channels, 1].into_iter().chain(vec![1; spatial]).collect();
     let tensor = |shape: &[usize], data: &[f32]| {

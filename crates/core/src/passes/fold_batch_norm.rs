@@ -92,15 +92,23 @@ pub(super) fn norm_parts(program: &Program, n: NodeId) -> Option<([Option<Tensor
     (parts[2].is_some() && parts[3].is_some()).then_some((parts, ops::views::float(node.arg(eps))?))
 }
 
-/// What the constants of a batch norm do to each channel: `x · scale + shift`.
-pub(super) fn affine(parts: &[Option<Tensor>; 4], eps: f64) -> Option<(Vec<f32>, Vec<f32>)> {
+/// What the constants of a batch norm do to each channel of a layer with this bias: `x · scale + shift`, in torchao's order.
+pub(super) fn affine(
+    parts: &[Option<Tensor>; 4],
+    eps: f64,
+    bias: Option<&[f32]>,
+) -> Option<(Vec<f32>, Vec<f32>)> {
     let [gamma, beta, mean, var] = parts.each_ref().map(|p| p.as_ref().map(|t| t.to_f32().into_owned()));
     let (mean, var) = mean.zip(var)?;
     let inv: Vec<f32> = var.iter().map(|v| 1.0 / (v + eps as f32).sqrt()).collect();
-    let gamma = gamma.unwrap_or_else(|| vec![1.0; inv.len()]);
-    let beta = beta.unwrap_or_else(|| vec![0.0; inv.len()]);
-    let scale = inv.iter().zip(&gamma).map(|(i, g)| g * i).collect();
-    let shift = (0..inv.len()).map(|c| (0.0 - mean[c]) * inv[c] * gamma[c] + beta[c]).collect();
+    let or = |t: &Option<Vec<f32>>, c: usize, none: f32| t.as_ref().map_or(none, |t| t[c]);
+    let scale = (0..inv.len()).map(|c| or(&gamma, c, 1.0) * inv[c]).collect();
+    let shift = (0..inv.len())
+        .map(|c| {
+            let b = bias.map_or(0.0, |b| b[c]);
+            (b - mean[c]) * inv[c] * or(&gamma, c, 1.0) + or(&beta, c, 0.0)
+        })
+        .collect();
     Some((scale, shift))
 }
 
@@ -124,8 +132,6 @@ fn find(program: &Program, norm: NodeId) -> Option<Found> {
 fn fold(program: &mut Program, f: &Found) -> Result<(), PassFailure> {
     let fail = |m: &str| PassFailure(format!("{}: {m}", program.graph.node(f.norm).name));
     let (parts, eps) = norm_parts(program, f.norm).ok_or_else(|| fail("its constants are gone"))?;
-    let [gamma, beta, mean, var] = parts.map(|p| p.map(|t| t.to_f32().into_owned()));
-    let (mean, var) = mean.zip(var).ok_or_else(|| fail("its statistics are gone"))?;
     let node = program.graph.node(f.layer).clone();
     let value = |i: usize| match node.arg(i) {
         Arg::Value(v) => Some(*v),
@@ -138,15 +144,8 @@ fn fold(program: &mut Program, f: &Found) -> Result<(), PassFailure> {
     let bias_name = bias.map_or_else(|| format!("{weight_name}_bias"), |b| b.name.to_string());
     let old_bias = bias.map(|b| b.tensor.to_f32().into_owned());
 
-    let inv: Vec<f32> = var.iter().map(|v| 1.0 / (v + eps as f32).sqrt()).collect();
-    let g = |i: usize| gamma.as_ref().map_or(1.0, |g| g[i]);
-    let scale: Vec<f32> = (0..inv.len()).map(|i| g(i) * inv[i]).collect();
-    let new_bias: Vec<f32> = (0..inv.len())
-        .map(|i| {
-            let b = old_bias.as_ref().map_or(0.0, |b| b[i]);
-            (b - mean[i]) * inv[i] * g(i) + beta.as_ref().map_or(0.0, |b| b[i])
-        })
-        .collect();
+    let (scale, new_bias) =
+        affine(&parts, eps, old_bias.as_deref()).ok_or_else(|| fail("its statistics are gone"))?;
     let shape = old.shape().to_vec();
     let channel = channel_of(f.layout, &shape, scale.len())
         .ok_or_else(|| fail("its channels do not fit the weight"))?;
