@@ -3,7 +3,6 @@
 use super::abi::{self, BINARY_INFO, BinaryInfo, GraphInfo, Handle, Status, place};
 use super::error::{Failure, LibraryError};
 use super::held;
-use super::log::Listening;
 use super::session::{Context, Session, done};
 use crate::graph::DType;
 use std::ffi::{CStr, c_void};
@@ -54,7 +53,7 @@ impl Session {
     /// When the binary is none, or holds no or several graphs.
     pub fn load(&self, binary: &[u8]) -> Result<Loaded, LibraryError> {
         let system = self.0.library.system()?;
-        let heard = Listening::begin();
+        let heard = self.begin()?;
         type Create = unsafe extern "C" fn(*mut Handle) -> Status;
         type Info =
             unsafe extern "C" fn(Handle, *const c_void, u64, *mut *const BinaryInfo, *mut u64) -> Status;
@@ -193,7 +192,7 @@ impl Loaded {
             self.raw[0].iter().zip(inputs).map(|(r, b)| with(r, b.as_ptr().cast_mut(), b.len())).collect();
         let mut made: Vec<held::Raw> =
             self.raw[1].iter().zip(&mut outputs).map(|(r, b)| with(r, b.as_mut_ptr(), b.len())).collect();
-        let heard = Listening::begin();
+        let heard = self.context.session.begin()?;
         // SAFETY: the type is the function's; buffers are as long as said and live through the call. Inputs are only read.
         let status = unsafe {
             let library = self.context.session.0.library;

@@ -6,6 +6,7 @@ use super::find;
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Mutex, PoisonError};
 
 /// The oldest version of the interface that has been seen to work: SDK 2.37's.
@@ -19,6 +20,8 @@ pub struct Library {
     pub path: PathBuf,
     file: libloading::Library,
     provider: *const Provider,
+    /// The number of the chip that the process chose last, 0 for none; used by who may call the library.
+    pub(super) chip: AtomicU32,
 }
 
 // SAFETY: the table behind `provider` is constant and lies in the library, which stays loaded.
@@ -56,7 +59,7 @@ impl Library {
         // SAFETY: `load` gives a provider that is not null, and lives as long as the file.
         let version = unsafe { (*provider).core };
         check(&path, version)?;
-        Ok(Library { path, file, provider })
+        Ok(Library { path, file, provider, chip: AtomicU32::new(0) })
     }
 
     /// The provider that the system library offers, from the same folder.

@@ -10,6 +10,7 @@ use crate::soc::Soc;
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr::{null, null_mut};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 type Configs = *const *const Config;
 
@@ -31,6 +32,8 @@ pub(super) struct Handles {
     pub log: Handle,
     pub backend: Handle,
     pub device: Handle,
+    /// The chip's number.
+    pub soc: Option<u32>,
 }
 
 /// The result of a call.
@@ -47,30 +50,28 @@ impl Session {
     /// # Errors
     /// What the library said.
     pub fn open(library: &'static Library, soc: Option<&Soc>) -> Result<Session, LibraryError> {
-        type LogCreate = unsafe extern "C" fn(
-            unsafe extern "C" fn(*const c_char, u32, u64, *mut c_void),
-            u32,
-            *mut Handle,
-        ) -> Status;
-        type Create = unsafe extern "C" fn(Handle, Configs, *mut Handle) -> Status;
         let heard = Listening::begin();
-        let mut session = Handles { library, log: null_mut(), backend: null_mut(), device: null_mut() };
-        // SAFETY: the types are those of the functions; all pointers are to places that live through the calls.
-        unsafe {
-            let create: LogCreate = library.function("logCreate", place::LOG_CREATE)?;
-            done("logCreate", create(log::callback, log::LEVEL, &raw mut session.log), &heard)?;
-            let create: Create = library.function("backendCreate", place::BACKEND_CREATE)?;
-            done("backendCreate", create(session.log, null(), &raw mut session.backend), &heard)?;
-            if let Some(soc) = soc {
-                let create: Create = library.function("deviceCreate", place::DEVICE_CREATE)?;
-                let chip = DeviceSoc { option: 0, soc: soc.id, soc_again: soc.id, zero: 0 };
-                let config = Config { option: 0, custom: (&raw const chip).cast() };
-                let list = [&raw const config, null()];
-                done("deviceCreate", create(session.log, list.as_ptr(), &raw mut session.device), &heard)?;
-            }
-        }
+        let soc = soc.map(|s| s.id);
+        let mut session = Handles { library, log: null_mut(), backend: null_mut(), device: null_mut(), soc };
+        let created = session.create(&heard);
+        // What there is of the session is freed in its own turn.
         drop(heard);
+        created?;
         Ok(Session(Rc::new(session)))
+    }
+
+    /// The right to call the library, with this session's chip as the one it thinks of: what it judges by is the chip of the
+    /// device that the process made last, whichever back end is asked.
+    ///
+    /// # Errors
+    /// What the library said.
+    pub(super) fn begin(&self) -> Result<Listening, Failure> {
+        let heard = Listening::begin();
+        if let Some(soc) = self.0.soc.filter(|&soc| self.0.library.chip.load(Ordering::Relaxed) != soc) {
+            let device = self.0.create_device(soc, &heard)?;
+            self.0.free("deviceFree", place::DEVICE_FREE, device);
+        }
+        Ok(heard)
     }
 
     /// The library's build: `v2.51.0.260929181845`.
@@ -99,7 +100,7 @@ impl Session {
         type Validate = unsafe extern "C" fn(Handle, abi::Op) -> Status;
         let tensors = held::tensors(graph);
         let held = HeldOp::new(op, &tensors);
-        let heard = Listening::begin();
+        let heard = self.begin()?;
         // SAFETY: the type is the function's; the operator and all that it points to live through the call.
         let status = unsafe {
             let validate: Validate =
@@ -114,7 +115,7 @@ impl Session {
     /// # Errors
     /// What the library said, and of which operator if that is known.
     pub fn compile(&self, name: &str, graph: &Graph, soc: &Soc, tuning: Tuning) -> Result<Vec<u8>, Failure> {
-        let heard = Listening::begin();
+        let heard = self.begin()?;
         let context = Context::create(self, &heard)?;
         let setting = |option, value| GraphSetting { option, pad: 0, value, room: [0; 8] };
         let effort = setting(graph_option::OPTIMIZATION, [graph_option::FINALIZE, 3f32.to_bits()]);
@@ -142,26 +143,65 @@ impl Session {
     }
 }
 
-impl Drop for Handles {
-    fn drop(&mut self) {
+impl Handles {
+    fn create(&mut self, heard: &Listening) -> Result<(), Failure> {
+        type LogCreate = unsafe extern "C" fn(
+            unsafe extern "C" fn(*const c_char, u32, u64, *mut c_void),
+            u32,
+            *mut Handle,
+        ) -> Status;
+        type Create = unsafe extern "C" fn(Handle, Configs, *mut Handle) -> Status;
+        // SAFETY: the types are those of the functions; all pointers are to places that live through the calls.
+        unsafe {
+            let create: LogCreate = self.library.function("logCreate", place::LOG_CREATE)?;
+            done("logCreate", create(log::callback, log::LEVEL, &raw mut self.log), heard)?;
+            let create: Create = self.library.function("backendCreate", place::BACKEND_CREATE)?;
+            done("backendCreate", create(self.log, null(), &raw mut self.backend), heard)?;
+        }
+        if let Some(soc) = self.soc {
+            self.device = self.create_device(soc, heard)?;
+        }
+        Ok(())
+    }
+
+    /// A device of a chip, which the library judges by from now on.
+    fn create_device(&self, soc: u32, heard: &Listening) -> Result<Handle, Failure> {
+        type Create = unsafe extern "C" fn(Handle, Configs, *mut Handle) -> Status;
+        let chip = DeviceSoc { option: 0, soc, soc_again: soc, zero: 0 };
+        let config = Config { option: 0, custom: (&raw const chip).cast() };
+        let list = [&raw const config, null()];
+        let mut device = null_mut();
+        // SAFETY: the type is the function's; all pointers are to places that live through the call.
+        let status = unsafe {
+            let create: Create = self.library.function("deviceCreate", place::DEVICE_CREATE)?;
+            create(self.log, list.as_ptr(), &raw mut device)
+        };
+        done("deviceCreate", status, heard)?;
+        self.library.chip.store(soc, Ordering::Relaxed);
+        Ok(device)
+    }
+
+    /// Gives a handle back with the function that frees its kind.
+    fn free(&self, call: &'static str, place: usize, handle: Handle) {
         type Free = unsafe extern "C" fn(Handle) -> Status;
-        let _heard = Listening::begin();
-        let all = [
-            ("deviceFree", place::DEVICE_FREE, self.device),
-            ("backendFree", place::BACKEND_FREE, self.backend),
-            ("logFree", place::LOG_FREE, self.log),
-        ];
-        for (call, place, handle) in all {
-            if handle.is_null() {
-                continue;
-            }
-            // SAFETY: the type is the function's; the handle was made by its counterpart and is used no more.
-            unsafe {
-                if let Ok(free) = self.library.function::<Free>(call, place) {
-                    free(handle);
-                }
+        if handle.is_null() {
+            return;
+        }
+        // SAFETY: the type is the function's; the handle was made by its counterpart and is used no more.
+        unsafe {
+            if let Ok(free) = self.library.function::<Free>(call, place) {
+                free(handle);
             }
         }
+    }
+}
+
+impl Drop for Handles {
+    fn drop(&mut self) {
+        let _heard = Listening::begin();
+        self.free("deviceFree", place::DEVICE_FREE, self.device);
+        self.free("backendFree", place::BACKEND_FREE, self.backend);
+        self.free("logFree", place::LOG_FREE, self.log);
     }
 }
 

@@ -240,17 +240,23 @@ fn refusals_are_in_words() {
     let matmul = PROGRAMS.iter().find(|p| p.name == "matmul").unwrap();
     let float = program(matmul.text);
     let made = converted(&float, "16a16w", &options(&[]));
+    let g = &made.program.graph;
+    let n = g.nodes().find(|&n| *g.node(n).op() == ops::MATMUL).unwrap();
     for (given, who) in [
         (&[("soc", "SM8350")][..], "Qualcomm's library refuses MatMul(u16"),
         (&[("soc", "SM8350"), ("library", "false")], "by lowbit's table"),
     ] {
         let lowering = Qnn.lowering(&options(given)).unwrap();
-        let g = &made.program.graph;
-        let n = g.nodes().find(|&n| *g.node(n).op() == ops::MATMUL).unwrap();
         let lowbit_core::backend::Claim::Leave(why) = lowering.claim(&made.program, n) else {
             panic!("it is taken")
         };
         assert!(why.contains(who) && why.contains("SM8350"), "{why}");
+    }
+    // The library judges for the chip that was chosen last in the process; each lowering for its own.
+    let [old, new] = ["SM8350", "SM8650"].map(|soc| Qnn.lowering(&options(&[("soc", soc)])).unwrap());
+    for _ in 0..2 {
+        assert!(matches!(old.claim(&made.program, n), lowbit_core::backend::Claim::Leave(_)));
+        assert!(matches!(new.claim(&made.program, n), lowbit_core::backend::Claim::Take(_)));
     }
     let e = Qnn.lowering(&options(&[("library", "false")])).unwrap().compile(&made.program).unwrap_err();
     assert!(e.to_string().contains("library=false"), "{e}");
