@@ -4,6 +4,7 @@ mod batch_norm_to_conv;
 mod dead_code;
 pub mod decompose;
 mod duplicate_dequantize;
+mod fewer_dimensions;
 mod fold_batch_norm;
 pub(crate) mod fold_constants;
 mod fold_moves;
@@ -14,8 +15,9 @@ mod scalars_to_tensors;
 
 pub use batch_norm_to_conv::BatchNormToConv;
 pub use dead_code::DeadCode;
-pub use decompose::{Decompose, IntegerArithmetic};
+pub use decompose::{Decompose, IntegerArithmetic, Unroll};
 pub use duplicate_dequantize::DuplicateDequantize;
+pub use fewer_dimensions::FewerDimensions;
 pub use fold_batch_norm::FoldBatchNorm;
 pub use fold_constants::FoldConstants;
 pub use fold_moves::FoldMoves;

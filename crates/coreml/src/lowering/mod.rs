@@ -3,7 +3,6 @@
 mod builder;
 mod emit;
 mod passes;
-mod ranks;
 
 pub use builder::{Builder, Emitted, In, Var};
 

@@ -1,10 +1,11 @@
 //! What is done to a program before it is partitioned.
 
-use super::ranks::FewerDimensions;
-use super::{Builder, emit};
+use super::{Builder, MAX_RANK, emit};
 use crate::{Settings, Target};
 use lowbit_core::ir::{NodeId, Program};
-use lowbit_core::passes::{DeadCode, Decompose, FoldBatchNorm, FoldMoves, Pipeline, Recompose};
+use lowbit_core::passes::{
+    DeadCode, Decompose, FewerDimensions, FoldBatchNorm, FoldMoves, Pipeline, Recompose,
+};
 
 /// Brings a program, in whichever form it was saved, into operators that Core ML has.
 pub fn pipeline(settings: &Settings) -> Pipeline {
@@ -15,7 +16,7 @@ pub fn pipeline(settings: &Settings) -> Pipeline {
     };
     // Weights are looked for behind moves that can be done at once, so these go first as well.
     let wholes = Pipeline::default().then(Recompose).then(FoldBatchNorm).then(FoldMoves);
-    wholes.then(Decompose { keep }).then(FoldMoves).then(FewerDimensions).then(DeadCode)
+    wholes.then(Decompose { keep }).then(FoldMoves).then(FewerDimensions { most: MAX_RANK }).then(DeadCode)
 }
 
 /// What can be expressed as it is stays whole.

@@ -10,6 +10,7 @@ mod passes;
 pub use crate::settings::Settings;
 pub use builder::{Builder, Emitted, Layout, Made};
 pub use device::Emulator;
+pub(crate) use emit::MAX_RANK;
 pub use emit::operators;
 pub use kind::Kind;
 pub use oracle::Oracle;

@@ -11,6 +11,7 @@
 //! | `node:NAME`, `module-name:PATH`, `pattern:REGEX`, `module-type:TYPE`, `operator:NAME` | a recipe, or `float` | for parts of the model |
 
 mod blocks;
+mod masks;
 mod options;
 mod recipes;
 mod rules;
@@ -23,12 +24,15 @@ pub use recipes::{RECIPES, Scales, Scheme, fits, recipe};
 pub use rules::rules;
 
 use crate::NAME;
+use crate::lowering::MAX_RANK;
 use crate::settings::bad_option;
 use crate::soc::{Soc, WIDE_WEIGHTS};
 use lowbit_core::backend::{BackendError, Options};
 use lowbit_core::ir::{NodeId, Program};
 use lowbit_core::ops;
-use lowbit_core::passes::{BatchNormToConv, Decompose, FoldBatchNorm, Pipeline, ProductsToLinear, Recompose};
+use lowbit_core::passes::{
+    BatchNormToConv, Decompose, FewerDimensions, FoldBatchNorm, Pipeline, ProductsToLinear, Recompose, Unroll,
+};
 use lowbit_core::quantizer::{OpConfig, Quantizer, RuleQuantizer, Scope};
 use options::{Recipes, known, scope};
 use std::collections::BTreeSet;
@@ -39,10 +43,14 @@ pub fn quantizer(soc: &Soc) -> RuleQuantizer {
     RuleQuantizer::unset(rules(soc.arch >= WIDE_WEIGHTS)).mixed().prepare(pieces).finish(rules::read_as_made)
 }
 
+/// Recurrent layers of at most so many steps are taken apart: the chip has no loop.
+const MOST_STEPS: i64 = 256;
+
 /// Products with constants become layers, and what the chip has no operator for is taken apart.
 fn pieces() -> Pipeline {
     let layers = Pipeline::default().then(ProductsToLinear).then(Recompose).then(FoldBatchNorm);
-    layers.then(BatchNormToConv).then(Decompose { keep })
+    let pieces = layers.then(BatchNormToConv).then(Decompose { keep }).then(Unroll { most: MOST_STEPS });
+    pieces.then(FewerDimensions { most: MAX_RANK }).then(masks::MasksLast)
 }
 
 /// Operators that a rule quantizes stay whole.

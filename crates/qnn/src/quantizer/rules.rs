@@ -1,5 +1,6 @@
 //! The rules that the [table](super::table) stands for.
 
+use super::masks;
 use super::table::{HTP, How, OWN, Row};
 use crate::lowering::operators;
 use lowbit_core::dtype::DType;
@@ -89,6 +90,30 @@ fn range(spec: Option<&Spec>) -> Option<QRange> {
     }
 }
 
+/// What a tensor of argument `i` is read as: what the recipe says, unless it is a mask.
+fn read_as(m: &Match<'_>, i: usize, how: &OpConfig) -> Option<Spec> {
+    match (m.value(i), range(how.input_activation.as_ref())) {
+        (Some(v), Some(range)) if masks::is_mask(m.program, v) => Some(Spec::Fixed(masks::params(range))),
+        _ => how.input_activation.clone(),
+    }
+}
+
+/// What the result is made as: what the recipe says, unless it is a mask, or holds scores some of which are masked.
+fn made_as(m: &Match<'_>, how: &OpConfig) -> Option<Spec> {
+    let (p, n) = (m.program, m.first());
+    let recipe = how.output_activation.clone();
+    let (Some(range), Some(Spec::Observed(spec))) = (range(recipe.as_ref()), &how.input_activation) else {
+        return recipe;
+    };
+    if masks::is_mask(p, p.graph.node(n).output()) {
+        return Some(Spec::Fixed(masks::params(range)));
+    }
+    match masks::scores(p, p.graph.node(n)).and_then(|i| float(m, i)) {
+        Some(scores) => Some(masks::masked(scores, range, spec.scheme)),
+        None => recipe,
+    }
+}
+
 fn floats(m: &Match<'_>) -> Outcome {
     let v = m.program.graph.node(m.last()).output();
     match m.program.graph.ty(v).dtype {
@@ -99,12 +124,12 @@ fn floats(m: &Match<'_>) -> Outcome {
 
 /// Inputs of these arguments, as far as they hold floats.
 fn inputs(m: &Match<'_>, how: &OpConfig, args: &[usize], out: &mut Annotations) -> Outcome {
-    let sites: Vec<Site> = args.iter().filter_map(|&i| float(m, i)).collect();
+    let sites: Vec<(usize, Site)> = args.iter().filter_map(|&i| Some((i, float(m, i)?))).collect();
     if sites.is_empty() {
         return Err("it reads no floats".into());
     }
-    for site in sites {
-        out.set(site, how.input_activation.clone());
+    for (i, site) in sites {
+        out.set(site, read_as(m, i, how));
     }
     Ok(())
 }
@@ -112,14 +137,14 @@ fn inputs(m: &Match<'_>, how: &OpConfig, args: &[usize], out: &mut Annotations) 
 fn unary(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
     floats(m)?;
     inputs(m, how, &[0], out)?;
-    out.set(m.output(), how.output_activation.clone());
+    out.set(m.output(), made_as(m, how));
     Ok(())
 }
 
 fn binary(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
     floats(m)?;
     inputs(m, how, &[0, 1], out)?;
-    out.set(m.output(), how.output_activation.clone());
+    out.set(m.output(), made_as(m, how));
     Ok(())
 }
 
@@ -134,7 +159,7 @@ fn read(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
 fn select(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
     floats(m)?;
     inputs(m, how, &[1, 2], out)?;
-    out.set(m.output(), how.output_activation.clone());
+    out.set(m.output(), made_as(m, how));
     Ok(())
 }
 
@@ -180,7 +205,7 @@ fn second(m: &Match<'_>, how: &OpConfig, range: QRange, mapping: Mapping, out: &
 fn shared(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
     floats(m)?;
     let input = float(m, 0).ok_or("it reads no floats")?;
-    out.set(input, how.input_activation.clone());
+    out.set(input, read_as(m, 0, how));
     let g = &m.program.graph;
     for &v in g.node(m.last()).outputs() {
         let used = !g.value(v).uses().is_empty() || g.is_output(v);
@@ -290,7 +315,7 @@ fn norm(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
     let spec = QuantSpec::new(range, mapping, ObserverKind::MinMax).eps(super::recipes::least_scale(range));
     out.set(factor, Spec::Observed(spec));
     if let (Some(bias), true) =
-        (m.arg(3).filter(|_| *m.program.graph.node(m.first()).op() == ops::LAYER_NORM), constant(3))
+        (m.arg(3).filter(|_| *m.program.graph.node(m.first()).op() != ops::RMS_NORM), constant(3))
     {
         let scheme = QScheme { granularity: Granularity::Tensor, mapping: Mapping::Symmetric };
         let from = vec![input, factor];

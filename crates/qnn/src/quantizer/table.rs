@@ -95,7 +95,7 @@ pub static HTP: &[Row] = &[
     row("Greater", &["aten.gt.Tensor"], Some("ElementWiseGreater"), How::Compare),
     row("GreaterEqual", &["aten.ge.Tensor"], Some("ElementWiseGreaterEqual"), How::Compare),
     row("GridSample", &["aten.grid_sampler.default"], Some("GridSample"), How::Nothing),
-    row("GroupNorm", &["aten.group_norm.default"], Some("GroupNorm"), How::Nothing),
+    row("GroupNorm", &["aten.group_norm.default"], Some("GroupNorm"), How::Norm),
     row("HardSigmoid", &["aten.hardsigmoid.default", "aten.hardsigmoid_.default"], Some("ElementWiseNeuron"), How::Fixed),
     row("HardSwish", &["aten.hardswish.default", "aten.hardswish_.default"], Some("HardSwish"), How::Unary),
     row("IndexCopy", &["aten.index_copy.default", "aten.index_copy_.default"], None, How::Nothing),
@@ -164,6 +164,8 @@ pub static HTP: &[Row] = &[
 pub static OWN: &[Row] = &[
     row("Relu6", &["aten.relu6.default"], Some("ReluMinMax"), How::Unary),
     row("LeakyRelu", &["aten.leaky_relu.default"], Some("Prelu"), How::Unary),
+    row("Fill", &["aten.masked_fill.Scalar"], Some("ElementWiseSelect"), How::Unary),
+    row("CompareScalar", &["aten.eq.Scalar", "aten.ne.Scalar", "aten.lt.Scalar", "aten.le.Scalar", "aten.gt.Scalar", "aten.ge.Scalar"], Some("ElementWiseLess"), How::Compare),
     row("AddScalar", &["aten.add.Scalar", "aten.sub.Scalar", "aten.rsub.Scalar"], Some("ElementWiseAdd"), How::Unary),
     row("MulScalar", &["aten.mul.Scalar", "aten.div.Scalar"], Some("ElementWiseMultiply"), How::Unary),
     row("Unfolded", &["aten.squeeze_copy.dim", "aten.permute_copy.default", "aten.slice_copy.Tensor", "aten.select_copy.int"], None, How::Shared),

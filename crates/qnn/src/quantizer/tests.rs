@@ -131,6 +131,29 @@ fn parts_of_the_model_differ() {
 }
 
 #[test]
+fn masks_have_ranges_of_their_own() {
+    let text = "%x : f32[1, 4, 6, 6] = input
+        %bias : f32[1, 4, 6, 6] = input
+        %seen : bool[1, 1, 6, 6] = input
+        %zero : f32[] = constant \"zero\" [0.0]
+        %low : f32[] = constant \"low\" [-inf]
+        %mask : f32[1, 1, 6, 6] = aten.where.self(%seen, %zero, %low)
+        %wide : f32[1, 4, 6, 6] = aten.expand.default(%mask, [1, 4, 6, 6])
+        %b : f32[1, 4, 6, 6] = aten.add.Tensor(%bias, %wide)
+        %s : f32[1, 4, 6, 6] = aten.add.Tensor(%x, %b)
+        %y : f32[1, 4, 6, 6] = aten.softmax.int(%s, -1)
+        return %y";
+    let lines = annotated(text, "8a8w", &[]);
+    let act = "u8 0..255 affine histogram";
+    assert_eq!(lines[0], format!("mask: [{act}] [u8 4 255] -> u8 4 255"));
+    // The bias is added first, the mask last.
+    let line = |name: &str| lines.iter().find(|l| l.starts_with(&format!("{name}:"))).unwrap();
+    assert_eq!(*line("add"), format!("add: [{act}] [{act}] -> {act}"));
+    assert!(line("s").contains("-> derived u8"), "{lines:?}");
+    assert!(line("y").starts_with("y: [as %s]"), "{lines:?}");
+}
+
+#[test]
 fn joined_tensors_share_a_range() {
     let text = "%x : f32[1, 4] = input
         %z : f32[1, 4] = input
@@ -205,8 +228,6 @@ fn what_is_not_lowered_is_listed() {
 /// `convolution`, `max_pool2d_with_indices`, `_softmax` and their like become the operators that people write before.
 const NOT_LOWERED: &[&str] = &[
     "aten.convolution.default",
-    "aten.gather.default",
-    "aten.index.Tensor",
     "aten.native_layer_norm.default",
     "aten.max_pool2d_with_indices.default",
     "aten.adaptive_max_pool2d.default",

@@ -224,4 +224,66 @@ programs! {
     silu "%x : f32[2, 16] = input
         %y : f32[2, 16] = aten.silu.default(%x)
         return %y"
+    silu_gate "%x : f32[2, 16, 4] = input
+        %y : f32[2, 8, 4] = aten.glu.default(%x, 1)
+        return %y"
+    square "%x : f32[2, 16] = input
+        %y : f32[2, 16] = aten.pow.Tensor_Scalar(%x, 2)
+        return %y"
+    cube "%x : f32[2, 16] = input
+        %y : f32[2, 16] = aten.pow.Tensor_Scalar(%x, 3.0)
+        return %y"
+    group_norm "%x : f32[1, 8, 6, 6] = input
+        %w : f32[8] = constant \"w\"
+        %b : f32[8] = constant \"b\"
+        %y : f32[1, 8, 6, 6] = aten.group_norm.default(%x, 2, %w, %b)
+        return %y"
+    batch_norm "%x : f32[1, 8, 6, 6] = input
+        %w : f32[8] = constant \"w\"
+        %b : f32[8] = constant \"b\"
+        %m : f32[8] = constant \"m\"
+        %v : f32[8] = constant \"v\"
+        %r : f32[1, 8, 6, 6] = aten.relu.default(%x)
+        %y : f32[1, 8, 6, 6] = aten.batch_norm.default(%r, %w, %b, %m, %v, false, 0.1, 0.00001, true)
+        return %y"
+    gather "%x : f32[3, 4, 8] = input
+        %i : i64[3, 4, 5] = input
+        %y : f32[3, 4, 5] = aten.gather.default(%x, 2, %i)
+        return %y"
+    index "%x : f32[3, 8, 4] = input
+        %i : i64[5] = input
+        %y : f32[3, 5, 4] = aten.index.Tensor(%x, [none, %i])
+        return %y"
+    roll "%x : f32[1, 4, 6, 8] = input
+        %y : f32[1, 4, 6, 8] = aten.roll.default(%x, [2, -3], [2, 3])
+        return %y"
+    windows "%x : f32[1, 14, 14, 8] = input
+        %v : f32[1, 2, 7, 2, 7, 8] = aten.view.default(%x, [1, 2, 7, 2, 7, 8])
+        %p : f32[1, 2, 2, 7, 7, 8] = aten.permute.default(%v, [0, 1, 3, 2, 4, 5])
+        %y : f32[4, 49, 8] = aten.view.default(%p, [4, 49, 8])
+        return %y"
+    compare "%x : f32[2, 16] = input
+        %t : bool[2, 16] = aten.gt.Scalar(%x, 0.25)
+        %u : bool[2, 16] = aten.lt.Scalar(%x, 1.5)
+        %a : bool[2, 16] = aten.__and__.Tensor(%t, %u)
+        %y : bool[2, 16] = aten.bitwise_not.default(%a)
+        return %y"
+    hidden "%x : f32[1, 4, 6, 6] = input
+        %m : bool[1, 1, 6, 6] = input
+        %f : f32[1, 4, 6, 6] = aten.masked_fill.Scalar(%x, %m, -inf)
+        %y : f32[1, 4, 6, 6] = aten.softmax.int(%f, -1)
+        return %y"
+    masked "%x : f32[1, 4, 6, 6] = input
+        %k : bool[1, 1, 6, 6] = input
+        %o : f32[] = constant \"o\" [0.0]
+        %h : f32[] = constant \"h\" [-3.4028234663852886e38]
+        %w : f32[1, 1, 6, 6] = aten.where.self(%k, %o, %h)
+        %e : f32[1, 4, 6, 6] = aten.expand.default(%w, [1, 4, 6, 6])
+        %a : f32[1, 4, 6, 6] = aten.add.Tensor(%x, %e)
+        %y : f32[1, 4, 6, 6] = aten.softmax.int(%a, -1)
+        return %y"
+    cleared "%x : f32[1, 4, 6, 6] = input
+        %m : bool[1, 4, 6, 6] = input
+        %y : f32[1, 4, 6, 6] = aten.masked_fill.Scalar(%x, %m, 0.5)
+        return %y"
 }

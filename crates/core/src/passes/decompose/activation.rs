@@ -65,6 +65,43 @@ fn mish(b: &mut Build<'_>, n: &Node) -> Values {
 }
 
 /// `−log(1 + e^(−x))`
+/// Small powers are products, and roots have operators of their own.
+fn pow_number(b: &mut Build<'_>, n: &Node) -> Values {
+    let (x, Some(exponent)) = (b.tensor(n, 0)?, ops::views::float(n.arg(1))) else { return Ok(None) };
+    if !b.ty(x).dtype.is_float() {
+        return Ok(None);
+    }
+    let root = |op| Some(op).filter(|_| b.ty(x).dtype == out_type(b, n).dtype);
+    let op = match exponent {
+        0.5 => root(&ops::SQRT),
+        -0.5 => root(&ops::RSQRT),
+        -1.0 => root(&ops::RECIPROCAL),
+        _ => None,
+    };
+    if let Some(op) = op {
+        return one(b.op(op, [x.into()])?);
+    }
+    if ![2.0, 3.0, 4.0].contains(&exponent) {
+        return Ok(None);
+    }
+    let square = b.op(&ops::MUL, [x.into(), x.into()])?;
+    one(match exponent {
+        2.0 => square,
+        3.0 => b.op(&ops::MUL, [square.into(), x.into()])?,
+        _ => b.op(&ops::MUL, [square.into(), square.into()])?,
+    })
+}
+
+/// One half of a dimension, times the sigmoid of the other.
+fn glu(b: &mut Build<'_>, n: &Node) -> Values {
+    let x = b.tensor(n, 0)?;
+    let d = super::dim(n, 1, b.ty(x).rank())?;
+    let Some(size) = b.ty(x).shape[d].known() else { return Ok(None) };
+    let value = b.slice(x, d, 0.into(), (size / 2).into())?;
+    let gate = b.slice(x, d, (size / 2).into(), size.into())?;
+    let gate = b.op(&ops::SIGMOID, [gate.into()])?;
+    one(b.op(&ops::MUL, [value.into(), gate.into()])?)
+}
 fn log_sigmoid(b: &mut Build<'_>, n: &Node) -> Values {
     let x = b.tensor(n, 0)?;
     let m = b.op(&ops::NEG, [x.into()])?;
@@ -194,6 +231,8 @@ pub(super) const TABLE: Table = &[
     ("aten.softplus.default", softplus),
     ("aten.mish.default", mish),
     ("aten.log_sigmoid.default", log_sigmoid),
+    ("aten.glu.default", glu),
+    ("aten.pow.Tensor_Scalar", pow_number),
     ("aten.selu.default", selu),
     ("aten.celu.default", celu),
     ("aten.threshold.default", threshold),

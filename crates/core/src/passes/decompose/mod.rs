@@ -24,7 +24,7 @@ mod sort;
 
 pub use integers::IntegerArithmetic;
 pub use pad::NARROW;
-pub use rnn::{is_sequence, is_stack};
+pub use rnn::{Unroll, is_sequence, is_stack};
 pub(crate) use rnn::{is_steps, one_step};
 
 use super::{Pass, PassFailure};

@@ -2,7 +2,7 @@
 
 use super::{Build, PassFailure, Table, Values, one};
 use crate::dtype::DType;
-use crate::ir::{Arg, Node, TensorType, ValueId};
+use crate::ir::{Arg, Node, TensorType};
 use crate::ops;
 use crate::symint::SymInt;
 
@@ -46,10 +46,7 @@ fn layer_norm(b: &mut Build<'_>, n: &Node) -> Values {
 /// `group_norm(input, groups, weight, bias, eps)`
 fn group_norm(b: &mut Build<'_>, n: &Node) -> Values {
     let x = b.tensor(n, 0)?;
-    grouped(b, x, n.arg(1).clone(), n.arg(2).clone(), n.arg(3).clone(), n.arg(4).clone())
-}
-
-fn grouped(b: &mut Build<'_>, x: ValueId, groups: Arg, weight: Arg, bias: Arg, eps: Arg) -> Values {
+    let [groups, weight, bias, eps] = [1, 2, 3, 4].map(|i| n.arg(i).clone());
     let shape = b.ty(x).shape.clone();
     let inner: SymInt = shape[2..].iter().cloned().product();
     let args =
@@ -69,7 +66,8 @@ fn instance_norm(b: &mut Build<'_>, n: &Node) -> Values {
         return one(b.op(&ops::NATIVE_BATCH_NORM_LEGIT_NO_TRAINING, args)?);
     }
     let channels = b.ty(x).shape[1].clone();
-    grouped(b, x, Arg::Int(channels), n.arg(1).clone(), n.arg(2).clone(), n.arg(7).clone())
+    let args = [x.into(), Arg::Int(channels), n.arg(1).clone(), n.arg(2).clone(), n.arg(7).clone()];
+    one(b.op(&ops::GROUP_NORM, args)?)
 }
 
 /// `x · rsqrt(mean(x²) + eps) · weight`, in single precision at least.

@@ -4,6 +4,7 @@
 use super::{Build, PassFailure, Table, Values, integer};
 use crate::ir::{Arg, Node, NodeId, Program, ValueId};
 use crate::ops::{self, OpDef};
+use crate::passes::Pass;
 use crate::symint::SymInt;
 
 #[derive(Copy, Clone, PartialEq)]
@@ -282,11 +283,58 @@ pub(super) const TABLE: Table = &[
     ("aten.rnn_relu_cell.default", rnn_relu_cell),
 ];
 
+/// Steps of recurrent layers one after another, for runtimes that have no loop: as long as there are no more than `most`,
+/// and it is known how many.
+#[derive(Copy, Clone, Debug)]
+pub struct Unroll {
+    /// The most steps.
+    pub most: i64,
+}
+
+impl Pass for Unroll {
+    fn name(&self) -> &'static str {
+        "unroll"
+    }
+
+    fn run(&self, program: &mut Program) -> Result<bool, PassFailure> {
+        let few = |p: &Program, n: &Node| {
+            let gates = n.arg(0).values().next();
+            gates.is_some_and(|v| p.graph.ty(v).shape[0].known().is_some_and(|c| 0 < c && c <= self.most))
+        };
+        super::expand(program, |p, n| {
+            let n = p.graph.node(n);
+            (is_steps(n.op()) && few(p, n)).then_some(unrolled as super::Rule)
+        })
+    }
+}
+
+/// `steps(gates, hx, w_hh, b_hh, w_hr, reverse)` with a node for each operator of each step.
+fn unrolled(b: &mut Build<'_>, n: &Node) -> Values {
+    let (x, Some(kind)) = (b.tensor(n, 0)?, kind(n.op())) else { return Ok(None) };
+    let mut states = n.arg(1).values();
+    let (Some(mut h), mut c) = (states.next(), states.next()) else { return Ok(None) };
+    let w =
+        Hidden { weight: b.tensor(n, 2)?, bias: n.arg(3).clone(), projection: ops::views::value(n.arg(4)) };
+    let Some(count) = b.ty(x).shape[0].known() else { return Ok(None) };
+    let reverse = ops::views::bool(n.arg(5)) == Some(true);
+    let mut all = vec![];
+    for i in 0..count {
+        let x = b.select(x, 0, if reverse { count - 1 - i } else { i })?;
+        (h, c) = step(b, kind, &w, x, h, c)?;
+        all.push(b.op(&ops::UNSQUEEZE, [h.into(), 0.into()])?);
+    }
+    if reverse {
+        all.reverse();
+    }
+    let outputs = b.cat(all, 0)?;
+    Ok(Some([Some(outputs), Some(h), c].into_iter().flatten().collect()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ir::{text, verify};
-    use crate::passes::{Decompose, Pass};
+    use crate::passes::Decompose;
 
     const STACK: &str = "program {
       %x : f32[7, 2, 3] = input
@@ -314,6 +362,18 @@ mod tests {
         verify(&p).unwrap();
         let layer = ["slice", "linear", "select", "gru_steps", "unsqueeze"];
         assert_eq!(operators(&p), [&layer[..], &layer, &["cat"]].concat());
+    }
+
+    #[test]
+    fn few_steps_are_unrolled() {
+        let mut p = text::parse(STACK).unwrap();
+        Decompose { keep: |p, n| is_steps(p.graph.node(n).op()) }.run(&mut p).unwrap();
+        assert!(!Unroll { most: 6 }.run(&mut p).unwrap());
+        assert!(Unroll { most: 7 }.run(&mut p).unwrap());
+        verify(&p).unwrap();
+        let names = operators(&p);
+        let count = |name: &str| names.iter().filter(|n| **n == name).count();
+        assert_eq!((count("gru_steps"), count("tanh"), count("sigmoid")), (0, 14, 28));
     }
 
     #[test]

@@ -62,6 +62,30 @@ fn sizes(b: &mut Build<'_>, n: &Node) -> Values {
 }
 
 /// A view with a channel's groups exchanged with what is in them.
+/// Each dimension is cut where its new first entry is, and the parts change places.
+fn roll(b: &mut Build<'_>, n: &Node) -> Values {
+    let (mut x, r) = (b.tensor(n, 0)?, rank(b, n)?);
+    let (Some(shifts), Some(dims)) = (ops::views::ints(n.arg(1)), ops::views::ints(n.arg(2))) else {
+        return Ok(None);
+    };
+    // Without dimensions it rolls the elements in a row.
+    if shifts.len() != dims.len() {
+        return Ok(None);
+    }
+    for (shift, d) in shifts.into_iter().zip(dims) {
+        let d = crate::ops::wrap_dim(d, r)?;
+        let Some(size) = b.ty(x).shape[d].known() else { return Ok(None) };
+        let cut = (-shift).rem_euclid(size.max(1));
+        if cut == 0 {
+            continue;
+        }
+        let front = b.slice(x, d, cut.into(), size.into())?;
+        let back = b.slice(x, d, 0.into(), cut.into())?;
+        x = b.cat(vec![front, back], d)?;
+    }
+    one(x)
+}
+
 fn channel_shuffle(b: &mut Build<'_>, n: &Node) -> Values {
     let x = b.tensor(n, 0)?;
     let shape = b.ty(x).shape.clone();
@@ -156,6 +180,7 @@ pub(super) const TABLE: Table = &[
     ("aten.chunk.default", sizes),
     ("aten.tensor_split.sections", sizes),
     ("aten.channel_shuffle.default", channel_shuffle),
+    ("aten.roll.default", roll),
     ("aten.diff.default", diff),
     ("aten.meshgrid.indexing", meshgrid),
     ("aten.copy.default", copy),

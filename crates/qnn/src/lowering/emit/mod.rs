@@ -20,6 +20,7 @@ mod weight;
 use super::builder::{Builder, Emitted, Layout, Made, is_quantization};
 use super::kind::Kind;
 use crate::graph::{Param, TensorId};
+use lowbit_core::dtype::DType as CoreType;
 use lowbit_core::ir::{Node, NodeId, ValueId};
 use lowbit_core::ops::arguments::{dim, int, ints, number, truth, widened};
 use lowbit_core::ops::{OpDef, views};
@@ -53,7 +54,7 @@ pub fn operators() -> impl Iterator<Item = &'static OpDef> {
 }
 
 /// The most dimensions of a tensor on the chip.
-const MAX_RANK: usize = 5;
+pub const MAX_RANK: usize = 5;
 
 /// Says node `n`, and sets its values.
 pub fn node(b: &mut Builder<'_>, n: NodeId, half: bool) -> Emitted<()> {
@@ -143,6 +144,14 @@ fn elementwise(
         .collect::<Emitted<Vec<TensorId>>>()?;
     let out = out(b, node, at)?;
     Ok(vec![(b.one(kind, params, inputs, out), at)])
+}
+
+/// As [`elementwise`], of bits that are truth values.
+fn truths(b: &mut Builder<'_>, node: &Node, kind: &'static str, args: &[usize]) -> Emitted<Vec<Made>> {
+    match b.program.graph.ty(node.output()).dtype {
+        CoreType::Bool => elementwise(b, node, kind, args, vec![]),
+        other => Err(format!("HTP has it for truth values, not for {other}")),
+    }
 }
 
 /// Hands on a result of the same kind as its input, converted where the node's own kind is another.

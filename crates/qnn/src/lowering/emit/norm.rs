@@ -9,6 +9,7 @@ use lowbit_core::ops;
 
 pub static TABLE: Table = &[
     (&ops::LAYER_NORM, |b, n| norm(b, n, "LayerNorm", 4)),
+    (&ops::GROUP_NORM, group_norm),
     (&ops::RMS_NORM, |b, n| norm(b, n, "RmsNorm", 3)),
 ];
 
@@ -40,6 +41,25 @@ fn norm(b: &mut Builder<'_>, n: &Node, kind: &'static str, epsilon: usize) -> Em
     let axes = list(vec![rank as u32 - 1]);
     let params = vec![("epsilon", Param::F32(eps as f32)), ("axes", axes)];
     Ok(vec![(b.one(kind, params, inputs, to), Layout::Plain)])
+}
+
+/// Over the channels of a group and all places: `(input, num_groups, weight, bias, eps, …)`.
+fn group_norm(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Made>> {
+    let x = b.arg(n, 0, Layout::Last)?;
+    let to = out(b, n, Layout::Last)?;
+    let channels = *b.get(x).dims.last().ok_or("its input has no dimensions")?;
+    let groups = super::sizes(&[super::int(n, 1)?])?[0];
+    let mut inputs = vec![x];
+    if *n.arg(2) == Arg::None {
+        let one = number(b, "gamma", 1.0, x)?;
+        inputs.push(repeat(b, one, channels));
+    } else {
+        let w = Weight::read(b, n, 2)?;
+        inputs.push(w.add(b, &[0])?);
+        inputs.extend(bias(b, n, 3, x, &w)?);
+    }
+    let params = vec![("epsilon", Param::F32(super::number(n, 4)? as f32)), ("group", Param::U32(groups))];
+    Ok(vec![(b.one("GroupNorm", params, inputs, to), Layout::Last)])
 }
 
 /// A constant of one element, so many times.

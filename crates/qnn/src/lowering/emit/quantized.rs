@@ -6,6 +6,9 @@ use lowbit_core::ir::ValueId;
 use lowbit_core::ops::{self, views};
 
 pub static TABLE: Table = &[
+    (&ops::TO_COPY, cast),
+    (&ops::TO_DTYPE, cast),
+    (&ops::TO_DTYPE_LAYOUT, cast),
     (&ops::QUANTIZE_PER_TENSOR, quantize),
     (&ops::DEQUANTIZE_PER_TENSOR, dequantize),
     (&ops::DEQUANTIZE_PER_CHANNEL, weight),
@@ -49,4 +52,11 @@ fn weight(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Made>> {
         true => Ok(vec![]),
         false => Err("HTP has a scale a channel for constants only".into()),
     }
+}
+
+/// Another element type.
+fn cast(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Made>> {
+    let at = super::layout(b, n);
+    let x = b.arg(n, 0, at)?;
+    super::finished(b, n, x, at)
 }

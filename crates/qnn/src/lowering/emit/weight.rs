@@ -302,6 +302,12 @@ pub fn number(b: &mut Builder<'_>, wish: &str, value: f32, x: TensorId) -> Emitt
         return Err(format!("{value} is no number that HTP has"));
     }
     let kind = b.kind_of(x);
+    if kind.dtype == DType::Int32 {
+        if value.fract() != 0.0 || value.abs() > 16_777_216.0 {
+            return Err(format!("{value} meets integers, and is none that is exact"));
+        }
+        return Ok(b.constant(wish, kind, vec![1], (value as i32).to_le_bytes().to_vec().into()));
+    }
     if !kind.is_fixed() {
         return Ok(b.constant(wish, kind, vec![1], value.to_le_bytes().to_vec().into()));
     }
@@ -318,4 +324,24 @@ pub fn number(b: &mut Builder<'_>, wish: &str, value: f32, x: TensorId) -> Emitt
     let data = integer.to_le_bytes()[..dtype.size()].to_vec();
     let encoding = Encoding::Tensor { scale, offset, bits: None };
     Ok(b.constant(wish, Kind { dtype, encoding }, vec![1], data.into()))
+}
+
+/// A constant of this kind that is as near to a number as its integers are.
+///
+/// # Errors
+/// When the kind has no integers that stand for numbers, or there is no number.
+pub fn nearest(b: &mut Builder<'_>, wish: &str, value: f64, kind: Kind) -> Emitted<TensorId> {
+    if kind.dtype == DType::F32 && value.is_finite() {
+        return Ok(b.constant(wish, kind, vec![1], (value as f32).to_le_bytes().to_vec().into()));
+    }
+    let (Some((scale, offset)), Some((min, max))) = (kind.scale_offset(), kind.bounds()) else {
+        return Err(format!("{value} is no {}", kind.dtype.name()));
+    };
+    if value.is_nan() {
+        return Err("NaN is no number that HTP has".into());
+    }
+    let integer = |x: f64| (x / f64::from(scale)).round_ties_even() as i64 - i64::from(offset);
+    let integer = integer(value.clamp(f64::from(min), f64::from(max)));
+    let data = integer.to_le_bytes()[..kind.dtype.size()].to_vec();
+    Ok(b.constant(wish, kind, vec![1], data.into()))
 }

@@ -1,15 +1,17 @@
-//! [`FewerDimensions`]: moves of more dimensions than Core ML has, with fewer.
+//! [`FewerDimensions`]: moves of more dimensions than a runtime has, with fewer.
 
-use super::MAX_RANK;
-use lowbit_core::ir::{Arg, NewNode, Node, NodeId, Program, ValueId};
-use lowbit_core::ops::{self, OpDef, wrap_dim};
-use lowbit_core::passes::{Pass, PassFailure};
-use lowbit_core::symint::SymInt;
+use super::{Pass, PassFailure};
+use crate::ir::{Arg, NewNode, Node, NodeId, Program, ValueId};
+use crate::ops::{self, OpDef, wrap_dim};
+use crate::symint::SymInt;
 
 /// Cutting a picture into windows is a view of six dimensions, which are put into another order and viewed as fewer again.
 /// Dimensions of one, and those that stay neighbours, need not be apart for that.
 #[derive(Copy, Clone, Debug)]
-pub struct FewerDimensions;
+pub struct FewerDimensions {
+    /// The most that there may be.
+    pub most: usize,
+}
 
 /// A permutation between views: the nodes that permute, the view before, and the views behind.
 struct Found {
@@ -22,15 +24,18 @@ struct Found {
 
 static VIEWS: &[&OpDef] = &[&ops::VIEW, &ops::RESHAPE, &ops::VIEW_COPY, &ops::UNSAFE_VIEW, &ops::FLATTEN];
 
+/// What may stand between.
+static SAME: &[&OpDef] = &[&ops::CLONE, &ops::CONTIGUOUS, &ops::ALIAS];
+
 impl Pass for FewerDimensions {
     fn name(&self) -> &'static str {
         "fewer_dimensions"
     }
 
     fn run(&self, program: &mut Program) -> Result<bool, PassFailure> {
-        let found: Vec<Found> = program.graph.nodes().filter_map(|n| find(program, n)).collect();
+        let found: Vec<Found> = program.graph.nodes().filter_map(|n| find(program, n, self.most)).collect();
         for f in &found {
-            rewrite(program, f)?;
+            rewrite(program, f, self.most)?;
         }
         Ok(!found.is_empty())
     }
@@ -49,17 +54,18 @@ fn order(program: &Program, node: &Node) -> Option<Vec<usize>> {
             order.swap(dim(1)?, dim(2)?);
             Some(order)
         }
+        op if SAME.contains(&op) => Some((0..rank).collect()),
         _ => None,
     }
 }
 
-fn find(program: &Program, first: NodeId) -> Option<Found> {
+fn find(program: &Program, first: NodeId, most: usize) -> Option<Found> {
     let g = &program.graph;
     let node = g.node(first);
     let view = g.producer(node.operands().next()?).filter(|&v| VIEWS.contains(&g.node(v).op()))?;
     let source = g.node(view).operands().next()?;
     let sizes = g.ty(node.operands().next()?).shape.clone();
-    if sizes.len() <= MAX_RANK || g.ty(source).rank() > MAX_RANK {
+    if sizes.len() <= most || g.ty(source).rank() > most {
         return None;
     }
     // Several permutations in a row are one.
@@ -71,10 +77,7 @@ fn find(program: &Program, first: NodeId) -> Option<Found> {
         if g.is_output(v) {
             return None;
         }
-        if users
-            .iter()
-            .all(|&u| VIEWS.contains(&g.node(u).op()) && g.ty(g.node(u).output()).rank() <= MAX_RANK)
-        {
+        if users.iter().all(|&u| VIEWS.contains(&g.node(u).op()) && g.ty(g.node(u).output()).rank() <= most) {
             break users;
         }
         let [next] = users[..] else { return None };
@@ -102,11 +105,11 @@ fn groups(sizes: &[SymInt], order: &[usize]) -> Vec<Vec<usize>> {
     groups
 }
 
-fn rewrite(program: &mut Program, f: &Found) -> Result<(), PassFailure> {
+fn rewrite(program: &mut Program, f: &Found, most: usize) -> Result<(), PassFailure> {
     let new = groups(&f.sizes, &f.order);
     let mut old: Vec<usize> = (0..new.len()).collect();
     old.sort_by_key(|&i| new[i][0]);
-    if new.len() > MAX_RANK {
+    if new.len() > most {
         return Ok(());
     }
     let size = |g: &Vec<usize>| g.iter().map(|&d| f.sizes[d].clone()).product::<SymInt>();
@@ -131,12 +134,12 @@ fn rewrite(program: &mut Program, f: &Found) -> Result<(), PassFailure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lowbit_core::ir::{text, verify};
-    use lowbit_core::passes::DeadCode;
+    use crate::ir::{text, verify};
+    use crate::passes::DeadCode;
 
     fn narrowed(text: &str) -> (bool, String) {
         let mut p = text::parse(text).unwrap();
-        let changed = FewerDimensions.run(&mut p).unwrap();
+        let changed = FewerDimensions { most: 5 }.run(&mut p).unwrap();
         DeadCode.run(&mut p).unwrap();
         verify(&p).unwrap();
         (changed, text::print(&p))
@@ -165,7 +168,8 @@ mod tests {
               %v : f32[1, 8, 2, 2, 2, 2] = aten.view.default(%x, size=[1, 8, 2, 2, 2, 2])
               %t : f32[1, 8, 2, 2, 2, 2] = aten.transpose.int(%v, dim0=3, dim1=4)
               %u : f32[2, 2, 2, 2, 1, 8] = aten.permute.default(%t, dims=[2, 3, 4, 5, 0, 1])
-              %y : f32[4, 4, 8] = aten.view.default(%u, size=[4, 4, 8])
+              %c : f32[2, 2, 2, 2, 1, 8] = aten.clone.default(%u)
+              %y : f32[4, 4, 8] = aten.view.default(%c, size=[4, 4, 8])
               return %y
             }",
         );
