@@ -303,11 +303,9 @@ def test_payload(folder, monkeypatch):
 
 
 def options_of(value):
-    """ExecuTorch reads the options as its own; without Qualcomm's Python packages, by the schema's compiler alone."""
-    try:
-        from executorch.backends.qualcomm.serialization.qc_schema_serialize import flatbuffer_to_option
-    except ImportError:
-        return
+    """ExecuTorch reads the options as its own."""
+    from executorch.backends.qualcomm.serialization.qc_schema_serialize import flatbuffer_to_option
+
     options = flatbuffer_to_option(value)
     assert options.soc_info.soc_model == 57 and options.soc_info.htp_info.htp_arch == 75
     assert options.backend_options.backend_type.value == 2 and options.backend_options.htp_options.use_fold_relu

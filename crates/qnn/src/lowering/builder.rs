@@ -355,6 +355,11 @@ impl<'a> Builder<'a> {
             (false, true) if have.is_float() => "Quantize",
             (true, false) if kind.is_float() => "Dequantize",
             (false, false) => "Cast",
+            // Integers that count, and those that stand for real numbers, meet as floats.
+            _ if have.dtype == DType::Int32 || kind.dtype == DType::Int32 => {
+                let between = self.convert(t, &Kind::plain(DType::F32))?;
+                return self.convert(between, kind);
+            }
             _ => return Err(format!("{} does not become {}", have.dtype.name(), kind.dtype.name())),
         };
         let dims = self.get(t).dims.clone();

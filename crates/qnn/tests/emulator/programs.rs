@@ -238,6 +238,14 @@ programs! {
         %b : f32[8] = constant \"b\"
         %y : f32[1, 8, 6, 6] = aten.group_norm.default(%x, 2, %w, %b)
         return %y"
+    group_norm_plain "%x : f32[1, 8, 6, 6] = input
+        %y : f32[1, 8, 6, 6] = aten.group_norm.default(%x, 4)
+        return %y"
+    cast "%x : i64[2, 16] = input
+        %z : f32[2, 16] = input
+        %f : f32[2, 16] = aten._to_copy.default(%x, dtype=f32)
+        %y : f32[2, 16] = aten.add.Tensor(%f, %z)
+        return %y"
     batch_norm "%x : f32[1, 8, 6, 6] = input
         %w : f32[8] = constant \"w\"
         %b : f32[8] = constant \"b\"

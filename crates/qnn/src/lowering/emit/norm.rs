@@ -2,8 +2,9 @@
 
 use super::weight::{Weight, bias, number};
 use super::{Builder, Emitted, Made, Node, Table, ints, list, out};
-use crate::graph::{Param, TensorId};
+use crate::graph::{DType, Encoding, Param, TensorId};
 use crate::lowering::builder::Layout;
+use crate::lowering::kind::Kind;
 use lowbit_core::ir::Arg;
 use lowbit_core::ops;
 
@@ -58,8 +59,24 @@ fn group_norm(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Made>> {
         inputs.push(w.add(b, &[0])?);
         inputs.extend(bias(b, n, 3, x, &w)?);
     }
+    if inputs.len() == 2 {
+        inputs.push(no_bias(b, x, inputs[1], channels));
+    }
     let params = vec![("epsilon", Param::F32(super::number(n, 4)? as f32)), ("group", Param::U32(groups))];
     Ok(vec![(b.one("GroupNorm", params, inputs, to), Layout::Last)])
+}
+
+/// Zeros as a bias, where the chip wants one.
+fn no_bias(b: &mut Builder<'_>, x: TensorId, weight: TensorId, size: u32) -> TensorId {
+    let (x, weight) = (b.kind_of(x), b.kind_of(weight));
+    let kind = match x.scale_offset().zip(weight.scale_offset()) {
+        Some(((x, _), (w, _))) => {
+            Kind { dtype: DType::S32, encoding: Encoding::Tensor { scale: x * w, offset: 0, bits: None } }
+        }
+        None => x,
+    };
+    let data = vec![0u8; kind.dtype.size() * size as usize];
+    b.constant("beta", kind, vec![size], data.into())
 }
 
 /// A constant of one element, so many times.
