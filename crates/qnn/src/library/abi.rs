@@ -276,6 +276,8 @@ pub mod graph_option {
     pub const PRECISION: u32 = 2;
     /// `value`: megabytes of tightly coupled memory.
     pub const VTCM: u32 = 3;
+    /// `value`: 1 to keep convolutions of few channels off the matrix unit.
+    pub const SHORT_DEPTH_WITHOUT_HMX: u32 = 5;
     /// How hard the library works on a graph: 3.
     pub const FINALIZE: u32 = 3;
 }

@@ -5,7 +5,7 @@ use super::error::{Failure, LibraryError};
 use super::held::{self, HeldOp};
 use super::log::{self, Listening};
 use super::open::Library;
-use crate::graph::{Graph, Op};
+use crate::graph::{DType, Graph, Op, Role};
 use crate::soc::Soc;
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr::{null, null_mut};
@@ -123,6 +123,10 @@ impl Session {
         let half = setting(graph_option::PRECISION, [1, 0]);
         let mut settings = vec![&effort, &memory];
         settings.extend(tuning.half.then_some(&half));
+        // With few input channels the chip's matrix unit loses bits of 16-bit weights: 66 steps of 65536, else 1.
+        let exact = setting(graph_option::SHORT_DEPTH_WITHOUT_HMX, [1, 0]);
+        let wide = graph.tensors.iter().any(|t| t.role == Role::Static && t.dtype == DType::S16);
+        settings.extend(wide.then_some(&exact));
         let made = context.graph(name, &settings, &heard)?;
         context.fill(made, graph, &heard)?;
         context.finalize(made, graph, &heard)?;

@@ -5,6 +5,7 @@
 
 use super::kind::{self, Kind};
 use crate::graph::{DType, Encoding, Graph, Op, Param, Role, Tensor, TensorId};
+use crate::settings::Settings;
 use bytes::Bytes;
 use lowbit_core::dtype::DType as CoreType;
 use lowbit_core::ir::{Key, Node, NodeId, Program, ValueId};
@@ -53,6 +54,8 @@ struct Slots {
 pub struct Builder<'a> {
     /// The region.
     pub program: &'a Program,
+    /// The chip, and what is asked.
+    pub settings: &'a Settings,
     graph: Graph,
     /// The node that each operator is for.
     origins: Vec<NodeId>,
@@ -66,9 +69,10 @@ pub struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     /// An empty graph.
-    pub fn new(program: &'a Program) -> Self {
+    pub fn new(program: &'a Program, settings: &'a Settings) -> Self {
         Builder {
             program,
+            settings,
             graph: Graph::default(),
             origins: vec![],
             origin: None,
@@ -80,8 +84,8 @@ impl<'a> Builder<'a> {
     }
 
     /// A graph that only finds out whether operators can be expressed: every value is there already, in any layout.
-    pub fn rehearsal(program: &'a Program) -> Self {
-        Builder { rehearsal: true, ..Builder::new(program) }
+    pub fn rehearsal(program: &'a Program, settings: &'a Settings) -> Self {
+        Builder { rehearsal: true, ..Builder::new(program, settings) }
     }
 
     /// Says which node the following operators are for.

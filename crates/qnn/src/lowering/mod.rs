@@ -62,8 +62,8 @@ impl Qnn {
 
     /// Whether a node can be expressed and is judged well, as a node by itself.
     fn rehearse(&self, program: &Program, n: NodeId) -> Result<(), String> {
-        let mut b = Builder::rehearsal(program);
-        emit::node(&mut b, n, self.settings.half())?;
+        let mut b = Builder::rehearsal(program, &self.settings);
+        emit::node(&mut b, n)?;
         self.oracle().judge(b.graph(), self.settings.soc)
     }
 
@@ -72,15 +72,14 @@ impl Qnn {
     /// # Errors
     /// [`BackendError::Refused`] names a node that cannot be expressed.
     pub fn graph(&self, part: &Program) -> Result<(Graph, Vec<NodeId>), BackendError> {
-        let mut b = Builder::new(part);
+        let mut b = Builder::new(part, &self.settings);
         let border = |reason: String| match part.graph.nodes().next() {
             Some(node) => BackendError::Refused { node, reason },
             None => compile_error("region", reason),
         };
         b.inputs().map_err(border)?;
         for n in part.graph.nodes() {
-            emit::node(&mut b, n, self.settings.half())
-                .map_err(|reason| BackendError::Refused { node: n, reason })?;
+            emit::node(&mut b, n).map_err(|reason| BackendError::Refused { node: n, reason })?;
         }
         b.outputs().map_err(border)?;
         b.prune();
@@ -141,8 +140,8 @@ impl Lowering for Qnn {
     }
 
     fn describe(&self, program: &Program, node: NodeId) -> Option<String> {
-        let mut b = Builder::rehearsal(program);
-        emit::node(&mut b, node, self.settings.half()).ok()?;
+        let mut b = Builder::rehearsal(program, &self.settings);
+        emit::node(&mut b, node).ok()?;
         let ops: Vec<String> = b.graph().ops.iter().map(|op| b.graph().describe(op)).collect();
         let judge = self.oracle().name();
         (!ops.is_empty())

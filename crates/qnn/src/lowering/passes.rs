@@ -1,6 +1,7 @@
 //! What is done to a program before it is partitioned.
 
-use super::{Builder, emit};
+use super::{Builder, Settings, emit};
+use crate::settings::Float;
 use lowbit_core::ir::{NodeId, Program};
 use lowbit_core::passes::{
     DeadCode, Decompose, DuplicateDequantize, FoldBatchNorm, FoldMoves, Pipeline, Recompose,
@@ -19,5 +20,6 @@ pub fn pipeline(half: bool) -> Pipeline {
 
 /// What can be expressed as it is stays whole.
 fn keep(program: &Program, n: NodeId) -> bool {
-    super::is_quantization(program, n) || emit::node(&mut Builder::rehearsal(program), n, true).is_ok()
+    let half = Settings { float: Float::Half, ..Settings::default() };
+    super::is_quantization(program, n) || emit::node(&mut Builder::rehearsal(program, &half), n).is_ok()
 }

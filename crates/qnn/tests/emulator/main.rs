@@ -133,7 +133,7 @@ fn limit(recipe: &str, name: &str) -> f64 {
 /// How far Qualcomm's own kernels are from exact integers, measured with SDK 2.51 for SM8650, the first row that fits: a
 /// change for the worse is a failure. Softmax and gelu are approximations. With 16-bit activations, layers lose the last bits
 /// of their sums: some hundred units of the product of scales, which is more steps the coarser weights are (with scales by
-/// blocks, whose products are finer, less than 4); 16-bit weights lose bits themselves.
+/// channels or blocks as multiples, whose products are finer, less than 4); 16-bit weights lose bits themselves.
 static KERNELS: &[(&str, &str, f64)] = &[
     ("8", "gelu", 3.01),
     ("16", "gelu", 31.01),
@@ -142,8 +142,13 @@ static KERNELS: &[(&str, &str, f64)] = &[
     ("16", "hidden", 12.01),
     ("16", "masked", 66.01),
     ("8", "masked", 5.01),
-    ("16a4w-block", "conv_pointwise", 4.01),
-    ("16a4w-block", "linear", 4.01),
+    ("16a4w", "conv_pointwise", 4.01),
+    ("16a4w", "linear", 4.01),
+    ("16a4w", "linear_rank3", 4.01),
+    ("16a16w", "conv_stride", 4.01),
+    ("16a16w", "conv_relu", 4.01),
+    ("16a16w", "conv_line", 4.01),
+    ("16a16w", "linear_rank3", 4.01),
     ("16a4w", "layer", 34.01),
     ("16a2w", "layer", 157.01),
     ("16a16w", "conv_dilated", 321.01),

@@ -58,7 +58,9 @@ fn kernel(b: &mut Builder<'_>, w: &Weight<'_>, [first, second]: [usize; 2]) -> E
 }
 
 fn conv(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Made>> {
+    let x = b.arg(n, 0, Layout::Last)?;
     let w = Weight::read(b, n, 1)?;
+    let w = if int(n, 6)? == 1 { w.finer(b, x) } else { w };
     let dims = w.shape().len() - 2;
     let (stride, dilation) = (both(widened(n, 3, dims, &[])?, 1), both(widened(n, 5, dims, &[])?, 1));
     let size: Vec<i64> = both(w.shape()[2..].iter().map(|&k| k as i64).collect(), 1);

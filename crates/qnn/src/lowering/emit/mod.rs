@@ -57,7 +57,7 @@ pub fn operators() -> impl Iterator<Item = &'static OpDef> {
 pub const MAX_RANK: usize = 5;
 
 /// Says node `n`, and sets its values.
-pub fn node(b: &mut Builder<'_>, n: NodeId, half: bool) -> Emitted<()> {
+pub fn node(b: &mut Builder<'_>, n: NodeId) -> Emitted<()> {
     static BY_NAME: LazyLock<HashMap<&str, Emit>> =
         LazyLock::new(|| TABLES.iter().flat_map(|t| t.iter().map(|(op, e)| (op.name, *e))).collect());
     let program = b.program;
@@ -65,7 +65,7 @@ pub fn node(b: &mut Builder<'_>, n: NodeId, half: bool) -> Emitted<()> {
     let node = g.node(n);
     let emit = BY_NAME.get(node.op().name).ok_or_else(|| format!("HTP has no {}", node.op().name))?;
     if !is_quantization(node) {
-        check(b, node, half)?;
+        check(b, node)?;
     }
     b.set_origin(n);
     let made = emit(b, node)?;
@@ -76,7 +76,7 @@ pub fn node(b: &mut Builder<'_>, n: NodeId, half: bool) -> Emitted<()> {
 }
 
 /// Refuses what is too large, open, or not quantized.
-fn check(b: &Builder<'_>, node: &Node, half: bool) -> Emitted<()> {
+fn check(b: &Builder<'_>, node: &Node) -> Emitted<()> {
     let g = &b.program.graph;
     let (mut floats, mut fixed) = (vec![], vec![]);
     let computed = node.operands().filter(|&v| b.program.frozen(v).is_none());
@@ -100,7 +100,7 @@ fn check(b: &Builder<'_>, node: &Node, half: bool) -> Emitted<()> {
     }
     match (&floats[..], &fixed[..]) {
         ([f, ..], [q, ..]) => Err(format!("%{q} is quantized and %{f} is not; quantize both, or neither")),
-        ([f, ..], []) if !half => Err(format!(
+        ([f, ..], []) if !b.settings.half() => Err(format!(
             "%{f} is not quantized; quantize it, or say option float=half to compute in half floats"
         )),
         _ => Ok(()),
