@@ -1,16 +1,20 @@
 //! Products of rows in pieces with panels, in blocks that stay in the caches: a block of a panel in the first level while
-//! all tiles of some rows pass by it. Partial sums wait in the result, so every element sums in the order of its row.
+//! all tiles of some rows pass by it, these rows in the second while all panels do. Partial sums wait in the result, so every
+//! element sums in the order of its row.
 
 use super::Epilogue;
 use super::panels::Panels;
-use crate::simd::{Isa, Tile, tile};
+use crate::simd::{Isa, Pieces, Strip, strip};
 use std::ops::Range;
 
 /// Bytes of a block of a panel: half of a first-level cache.
 const PANEL: usize = 16 * 1024;
 
-/// Tiles that pass by a block.
-const TILES: usize = 16;
+/// Bytes of the rows whose tiles pass by a block: half of a second-level cache.
+const ROWS: usize = 256 * 1024;
+
+/// How many tiles these are, at least and at most.
+const TILES: [usize; 2] = [4, 16];
 
 /// Rows made of `pieces` pieces of `depth` elements.
 #[derive(Copy, Clone, Debug)]
@@ -60,37 +64,39 @@ pub(super) fn product(
     let count = out.len() / stride.max(1);
     let (tall, width) = (isa.rows(), panels.width);
     let blocks = blocks(rows.pieces, rows.depth, width);
-    let mut lists: Vec<Vec<usize>> = vec![vec![]; TILES];
-    for top in (0..count).step_by(TILES * tall) {
-        let tiles = (top..count.min(top + TILES * tall)).step_by(tall);
+    // Windows of a convolution overlap: their pieces are other windows' pieces.
+    let apart = rows.pieces.min(2) * rows.depth;
+    let group = (ROWS / 4 / (apart * tall).max(1)).clamp(TILES[0], TILES[1]);
+    let mut lists: Vec<Vec<usize>> = vec![vec![]; group];
+    for top in (0..count).step_by(group * tall) {
+        let tiles = (top..count.min(top + group * tall)).step_by(tall);
         for (row, list) in tiles.clone().zip(&mut lists) {
             offsets(row, tall.min(count - row), list);
         }
-        for (k, block) in blocks.iter().enumerate() {
-            let from = (block.pieces.start * rows.depth + block.from) * width;
-            let len = block.pieces.len() * block.len * width;
-            for p in 0..panels.count() {
-                let panel = &panels.panel(p)[from..from + len];
-                for (row, list) in tiles.clone().zip(&lists) {
-                    let m = tall.min(count - row);
-                    let at = row * stride + first + p * width;
-                    let t = Tile {
-                        x: &rows.x[block.from..],
-                        m,
-                        offsets: &list[block.pieces.start * m..block.pieces.end * m],
-                        depth: block.len,
-                        panel,
-                        bias: &bias[p * width..],
-                        out: &mut out[at..],
-                        stride,
-                        cols: width.min(panels.columns - p * width),
-                        first: k == 0,
-                        last: k + 1 == blocks.len(),
-                        residual: epilogue.residual.map(|r| &r[at..]),
-                        clamp: epilogue.clamp,
-                    };
-                    tile(isa, t);
-                }
+        let height = (count - top).min(group * tall);
+        let pieces: Vec<Pieces<'_>> = lists[..tiles.len()].iter().map(|list| Pieces::new(list)).collect();
+        for p in 0..panels.count() {
+            let at = top * stride + first + p * width;
+            for (k, block) in blocks.iter().enumerate() {
+                let from = (block.pieces.start * rows.depth + block.from) * width;
+                let len = block.pieces.len() * block.len * width;
+                let s = Strip {
+                    x: &rows.x[block.from..],
+                    rows: height,
+                    tiles: &pieces,
+                    pieces: block.pieces.clone(),
+                    depth: block.len,
+                    panel: &panels.panel(p)[from..from + len],
+                    bias: &bias[p * width..],
+                    out: &mut out[at..],
+                    stride,
+                    cols: width.min(panels.columns - p * width),
+                    first: k == 0,
+                    last: k + 1 == blocks.len(),
+                    residual: epilogue.residual.map(|r| &r[at..]),
+                    clamp: epilogue.clamp,
+                };
+                strip(isa, s);
             }
         }
     }

@@ -160,9 +160,37 @@ struct Windows<'a> {
     rows: bool,
     /// How far the image was moved right by its copied border.
     shift: i64,
+    /// Where each piece lies from the first one on.
+    steps: Vec<usize>,
 }
 
 impl Windows<'_> {
+    /// The numbers that follow from the others.
+    fn settled(mut self) -> Self {
+        let (g, [_, kh, kw]) = (self.g, self.g.kernel);
+        let kw = if self.rows { 1 } else { kw };
+        let lines = |t: usize| {
+            let (z, y) = (t / (kh * kw), t / kw % kh);
+            z * g.dilation[0] * g.input[1] + y * g.dilation[1]
+        };
+        let step = |t: usize| lines(t) * self.line + t % kw * g.dilation[2] * self.pixel;
+        self.steps = (0..self.taps()).map(step).collect();
+        self
+    }
+
+    /// Where the window of an output position starts, if all of it lies inside.
+    fn inside(&self, at: [usize; 3]) -> Option<usize> {
+        let g = self.g;
+        let mut start = [0; 3];
+        for d in 0..3 {
+            let bordered = self.rows && d == 2;
+            let i = (at[d] * g.stride[d]) as i64 - g.padding[d] + if bordered { self.shift } else { 0 };
+            let reach = (g.kernel[d] - 1) * g.dilation[d];
+            start[d] = usize::try_from(i).ok().filter(|&i| bordered || i + reach < g.input[d])?;
+        }
+        Some((start[0] * g.input[1] + start[1]) * self.line + start[2] * self.pixel)
+    }
+
     fn taps(&self) -> usize {
         self.g.taps() / if self.rows { self.g.kernel[2] } else { 1 }
     }
@@ -177,9 +205,25 @@ impl Windows<'_> {
             return;
         }
         offsets.resize(self.taps() * n, OUTSIDE);
+        let (mut x, rest) = (first % g.output[2], first / g.output[2]);
+        let (mut y, mut z) = (rest % g.output[1], rest / g.output[1]);
         for i in 0..n {
-            let (x, rest) = ((first + i) % g.output[2], (first + i) / g.output[2]);
-            let (y, z) = (rest % g.output[1], rest / g.output[1]);
+            if i > 0 {
+                x += 1;
+                if x == g.output[2] {
+                    (x, y) = (0, y + 1);
+                    if y == g.output[1] {
+                        (y, z) = (0, z + 1);
+                    }
+                }
+            }
+            // Most windows lie inside.
+            if let Some(start) = self.inside([z, y, x]) {
+                for (t, step) in self.steps.iter().enumerate() {
+                    offsets[t * n + i] = start + step;
+                }
+                continue;
+            }
             let mut put = |tap: usize, [a, b]: [usize; 2], column: Option<usize>| {
                 if let (Some(iz), Some(iy), Some(ix)) = (g.source(0, z, a), g.source(1, y, b), column) {
                     offsets[tap * n + i] = (iz * g.input[1] + iy) * self.line + ix * self.pixel;
@@ -208,8 +252,14 @@ fn dense(
     epilogue: Epilogue<'_>,
 ) {
     let (ic, oc, [_, _, kw]) = (g.in_channels / g.groups, g.out_channels / g.groups, g.kernel);
-    let mut windows =
-        Windows { g, line: g.input[2] * g.in_channels, pixel: g.in_channels, rows: false, shift: 0 };
+    let mut windows = Windows {
+        g,
+        line: g.input[2] * g.in_channels,
+        pixel: g.in_channels,
+        rows: false,
+        shift: 0,
+        steps: vec![],
+    };
     let bordered: Vec<f32>;
     let mut x = x;
     let mergeable = kw > 1 && g.dilation[2] == 1 && g.groups == 1 && kw * ic <= LONGEST;
@@ -222,6 +272,7 @@ fn dense(
             x = &bordered;
         }
     }
+    let windows = windows.settled();
     for (group, panels) in groups.iter().enumerate() {
         let taps = windows.taps();
         let rows = Rows { x: &x[group * ic..], pieces: taps, depth: panels.depth / taps };

@@ -2,6 +2,7 @@
 
 use super::vector::{Portable, Vector};
 use super::{Isa, Kind};
+use std::ops::Range;
 
 /// One row of the result. Each output element sums over the filter's rows, then columns, starting from the bias.
 #[derive(Debug)]
@@ -31,9 +32,6 @@ pub(crate) struct DepthwiseRow<'a> {
     /// Bounds of the result.
     pub clamp: (f32, f32),
 }
-
-/// Pixels computed together.
-const PIXELS: usize = 8;
 
 /// Computes a row.
 ///
@@ -83,45 +81,59 @@ unsafe fn run<V: Vector>(r: &mut DepthwiseRow<'_>) {
     };
     let mut channel = 0;
     while channel < r.channels {
+        let left = r.channels - channel;
         // SAFETY: `channel` is inside; pixels are inside the row; `first..end` have whole windows; registers are loaded and
         // stored whole only where all their channels are there.
         unsafe {
-            for o in (0..first).chain(end..outputs) {
-                border::<V>(r, channel, o);
-            }
-            match channel + V::LANES <= r.channels {
-                true => pixels::<V, true>(r, channel, first, end),
-                false => pixels::<V, false>(r, channel, first, end),
-            }
+            // Two registers side by side read whole lines of the cache.
+            channel += if left >= 2 * V::LANES {
+                pixels::<V, 2, true>(r, channel, first..end, outputs)
+            } else if left >= V::LANES {
+                pixels::<V, 1, true>(r, channel, first..end, outputs)
+            } else {
+                pixels::<V, 1, false>(r, channel, first..end, outputs)
+            };
         }
-        channel += V::LANES;
     }
 }
 
-/// Pixels `from..to`, whose windows lie inside.
+/// All pixels for `N` registers of channels, of which the ones in `whole` have their windows inside. Gives the channels.
 #[inline(always)]
-unsafe fn pixels<V: Vector, const WHOLE: bool>(
+unsafe fn pixels<V: Vector, const N: usize, const WHOLE: bool>(
     r: &mut DepthwiseRow<'_>,
     channel: usize,
-    from: usize,
-    to: usize,
-) {
-    let mut o = from;
+    whole: Range<usize>,
+    outputs: usize,
+) -> usize {
+    let Range { start: mut o, end } = whole;
     // SAFETY: see `run`.
     unsafe {
-        while o + PIXELS <= to {
-            inside::<V, PIXELS, WHOLE>(r, channel, o);
-            o += PIXELS;
+        for o in (0..o).chain(end..outputs) {
+            border::<V, N, WHOLE>(r, channel, o);
         }
-        for o in o..to {
-            inside::<V, 1, WHOLE>(r, channel, o);
+        // As many at a time as sums fit the registers: one alone waits for its own sum at each step.
+        while N == 1 && o + 8 <= end {
+            inside::<V, 8, N, WHOLE>(r, channel, o);
+            o += 8;
+        }
+        while o + 4 <= end {
+            inside::<V, 4, N, WHOLE>(r, channel, o);
+            o += 4;
+        }
+        while o + 2 <= end {
+            inside::<V, 2, N, WHOLE>(r, channel, o);
+            o += 2;
+        }
+        if o < end {
+            inside::<V, 1, N, WHOLE>(r, channel, o);
         }
     }
+    N * V::LANES
 }
 
 /// `P` pixels from `o`, whose windows lie inside; `WHOLE` registers of channels.
 #[inline(always)]
-unsafe fn inside<V: Vector, const P: usize, const WHOLE: bool>(
+unsafe fn inside<V: Vector, const P: usize, const N: usize, const WHOLE: bool>(
     r: &mut DepthwiseRow<'_>,
     channel: usize,
     o: usize,
@@ -129,33 +141,52 @@ unsafe fn inside<V: Vector, const P: usize, const WHOLE: bool>(
     let left = r.channels - channel;
     // SAFETY: see `run`.
     unsafe {
-        let mut sums = [V::load(r.bias.as_ptr().add(channel)); P];
+        let mut sums = [[V::splat(0.0); N]; P];
+        for sum in sums.iter_mut() {
+            for (n, sum) in sum.iter_mut().enumerate() {
+                *sum = V::load(r.bias.as_ptr().add(channel + n * V::LANES));
+            }
+        }
         for (ky, row) in r.rows.iter().enumerate() {
             let Some(row) = row else { continue };
             for kx in 0..r.kernel {
-                let w = V::load(r.weights.as_ptr().add((ky * r.kernel + kx) * r.padded + channel));
+                let weights = r.weights.as_ptr().add((ky * r.kernel + kx) * r.padded + channel);
+                let mut w = [V::splat(0.0); N];
+                for (n, w) in w.iter_mut().enumerate() {
+                    *w = V::load(weights.add(n * V::LANES));
+                }
                 let at = o * r.stride + kx * r.dilation - r.padding;
                 let x = r.x.as_ptr().add(row + at * r.channels + channel);
                 for (p, sum) in sums.iter_mut().enumerate() {
                     let x = x.add(p * r.stride * r.channels);
-                    let x = if WHOLE { V::load(x) } else { V::load_part(x, left) };
-                    *sum = x.fma(w, *sum);
+                    for n in 0..N {
+                        let x = x.add(n * V::LANES);
+                        let x = if WHOLE { V::load(x) } else { V::load_part(x, left) };
+                        sum[n] = x.fma(w[n], sum[n]);
+                    }
                 }
             }
         }
         for (p, sum) in sums.into_iter().enumerate() {
-            finish::<V, WHOLE>(r, sum, channel, o + p);
+            finish::<V, N, WHOLE>(r, sum, channel, o + p);
         }
     }
 }
 
 /// A pixel whose window hangs over an edge.
 #[inline(always)]
-unsafe fn border<V: Vector>(r: &mut DepthwiseRow<'_>, channel: usize, o: usize) {
+unsafe fn border<V: Vector, const N: usize, const WHOLE: bool>(
+    r: &mut DepthwiseRow<'_>,
+    channel: usize,
+    o: usize,
+) {
     let left = r.channels - channel;
     // SAFETY: see `run`; columns outside are skipped.
     unsafe {
-        let mut sum = V::load(r.bias.as_ptr().add(channel));
+        let mut sum = [V::splat(0.0); N];
+        for (n, sum) in sum.iter_mut().enumerate() {
+            *sum = V::load(r.bias.as_ptr().add(channel + n * V::LANES));
+        }
         for (ky, row) in r.rows.iter().enumerate() {
             let Some(row) = row else { continue };
             for kx in 0..r.kernel {
@@ -163,30 +194,39 @@ unsafe fn border<V: Vector>(r: &mut DepthwiseRow<'_>, channel: usize, o: usize) 
                 if at >= r.width {
                     continue;
                 }
-                let w = V::load(r.weights.as_ptr().add((ky * r.kernel + kx) * r.padded + channel));
-                let x = V::load_part(r.x.as_ptr().add(row + at * r.channels + channel), left);
-                sum = x.fma(w, sum);
+                let weights = r.weights.as_ptr().add((ky * r.kernel + kx) * r.padded + channel);
+                let x = r.x.as_ptr().add(row + at * r.channels + channel);
+                for (n, sum) in sum.iter_mut().enumerate() {
+                    let x = x.add(n * V::LANES);
+                    let x = if WHOLE { V::load(x) } else { V::load_part(x, left) };
+                    *sum = x.fma(V::load(weights.add(n * V::LANES)), *sum);
+                }
             }
         }
-        finish::<V, false>(r, sum, channel, o);
+        finish::<V, N, WHOLE>(r, sum, channel, o);
     }
 }
 
 #[inline(always)]
-unsafe fn finish<V: Vector, const WHOLE: bool>(
+unsafe fn finish<V: Vector, const N: usize, const WHOLE: bool>(
     r: &mut DepthwiseRow<'_>,
-    mut sum: V,
+    sums: [V; N],
     channel: usize,
     o: usize,
 ) {
-    let (at, left) = (o * r.channels + channel, r.channels - channel);
     // SAFETY: see `run`.
-    unsafe {
-        if let Some(residual) = r.residual {
-            sum = sum.add(V::load_part(residual.as_ptr().add(at), left));
+    let (lo, hi) = unsafe { (V::splat(r.clamp.0), V::splat(r.clamp.1)) };
+    for (n, mut sum) in sums.into_iter().enumerate() {
+        let channel = channel + n * V::LANES;
+        let (at, left) = (o * r.channels + channel, r.channels - channel);
+        // SAFETY: see `run`.
+        unsafe {
+            if let Some(residual) = r.residual {
+                sum = sum.add(V::load_part(residual.as_ptr().add(at), left));
+            }
+            let sum = sum.clamp(lo, hi);
+            let out = r.out.as_mut_ptr().add(at);
+            if WHOLE { sum.store(out) } else { sum.store_part(out, left) }
         }
-        let sum = sum.clamp(V::splat(r.clamp.0), V::splat(r.clamp.1));
-        let out = r.out.as_mut_ptr().add(at);
-        if WHOLE { sum.store(out) } else { sum.store_part(out, left) }
     }
 }

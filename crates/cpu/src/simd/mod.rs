@@ -13,7 +13,7 @@ mod vector;
 
 pub(crate) use depthwise::{DepthwiseRow, depthwise_row};
 pub(crate) use pairs::{COLUMNS, Pairs, ROWS, Sums, pairs};
-pub(crate) use tile::{OUTSIDE, Tile, WIDEST, tile};
+pub(crate) use tile::{OUTSIDE, Pieces, Strip, WIDEST, strip};
 
 /// An instruction set that this CPU has.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl Isa {
         }
     }
 
-    /// How many columns a panel of a [`tile`] has: two registers.
+    /// How many columns a panel of a [`strip`] has: two registers.
     pub(crate) fn width(self) -> usize {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
@@ -92,7 +92,7 @@ impl Isa {
         }
     }
 
-    /// How many rows a [`tile`] should have: as many as its sums fit the registers.
+    /// How many rows a tile of a [`strip`] has: as many as its sums fit the registers.
     pub(crate) fn rows(self) -> usize {
         match self.0 {
             #[cfg(target_arch = "x86_64")]

@@ -6,6 +6,7 @@
 
 use super::vector::{Portable, Vector};
 use super::{Isa, Kind, ZEROS};
+use std::ops::Range;
 
 /// The most columns that a panel has on any instruction set.
 pub(crate) const WIDEST: usize = 32;
@@ -13,15 +14,39 @@ pub(crate) const WIDEST: usize = 32;
 /// The offset of a piece of zeros.
 pub(crate) const OUTSIDE: usize = usize::MAX;
 
-/// A product of up to [`Isa::rows`] rows by one panel, with what follows it: `clamp(rows · panel + bias + residual)`.
+/// Where the pieces of some rows start: entry `t·m + i` for piece `t` of row `i` of `m`, or [`OUTSIDE`]. How far they reach is
+/// found once, for all panels that the rows meet.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Pieces<'a> {
+    list: &'a [usize],
+    /// One more than the greatest offset; 0 when all are outside.
+    reach: usize,
+    /// Whether one is outside.
+    outside: bool,
+}
+
+impl<'a> Pieces<'a> {
+    pub fn new(list: &'a [usize]) -> Self {
+        // `OUTSIDE` is the greatest number there is, and becomes 0.
+        let next = |o: &usize| o.wrapping_add(1);
+        let reach = list.iter().map(next).fold(0, usize::max);
+        let outside = list.iter().map(next).fold(usize::MAX, usize::min) == 0;
+        Pieces { list, reach, outside }
+    }
+}
+
+/// A product of some rows by one panel, with what follows it: `clamp(rows · panel + bias + residual)`. It is computed in tiles
+/// of [`Isa::rows`] rows, the last one with what is left.
 #[derive(Debug)]
-pub(crate) struct Tile<'a> {
+pub(crate) struct Strip<'a> {
     /// What the rows are made of.
     pub x: &'a [f32],
     /// Number of rows.
-    pub m: usize,
-    /// Where piece `t` of row `i` starts in `x`: entry `t·m + i`, or [`OUTSIDE`].
-    pub offsets: &'a [usize],
+    pub rows: usize,
+    /// Where the rows' pieces start in `x`, tile by tile.
+    pub tiles: &'a [Pieces<'a>],
+    /// Which of the pieces are multiplied.
+    pub pieces: Range<usize>,
     /// Elements of a piece.
     pub depth: usize,
     /// Weights `[pieces · depth][`[`Isa::width`]`]`.
@@ -44,7 +69,7 @@ pub(crate) struct Tile<'a> {
     pub clamp: (f32, f32),
 }
 
-/// [`Tile`] checked, as pointers.
+/// A tile of a [`Strip`] that was checked, as pointers.
 struct Raw {
     x: *const f32,
     offsets: *const usize,
@@ -62,64 +87,76 @@ struct Raw {
     clamp: (f32, f32),
 }
 
-/// Computes a tile.
+/// Computes a strip.
 ///
 /// # Panics
 /// When slices are too short for what the other fields say: a bug of the caller.
-pub(crate) fn tile(isa: Isa, t: Tile<'_>) {
-    let needed = (t.m - 1) * t.stride + t.cols;
-    assert!(t.m <= isa.rows() && (1..=isa.width()).contains(&t.cols) && t.bias.len() >= isa.width());
-    assert!(t.out.len() >= needed && t.residual.is_none_or(|r| r.len() >= needed));
-    assert!(
-        t.offsets.len().is_multiple_of(t.m) && t.panel.len() >= t.offsets.len() / t.m * t.depth * isa.width()
-    );
-    let last = t.x.len().checked_sub(t.depth);
-    for &o in t.offsets {
-        assert!(if o == OUTSIDE { t.depth <= ZEROS.len() } else { last.is_some_and(|last| o <= last) });
+pub(crate) fn strip(isa: Isa, s: Strip<'_>) {
+    let (tall, width, count) = (isa.rows(), isa.width(), s.pieces.len());
+    let needed = (s.rows - 1) * s.stride + s.cols;
+    assert!((1..=width).contains(&s.cols) && s.bias.len() >= width && s.tiles.len() == s.rows.div_ceil(tall));
+    assert!(s.out.len() >= needed && s.residual.is_none_or(|r| r.len() >= needed));
+    assert!(s.panel.len() >= count * s.depth * width);
+    for (i, p) in s.tiles.iter().enumerate() {
+        assert!(p.list.len() >= s.pieces.end * tall.min(s.rows - i * tall));
+        assert!(p.reach == 0 || p.reach - 1 + s.depth <= s.x.len());
+        assert!(!p.outside || s.depth <= ZEROS.len());
     }
-    let (residual, clamp) = match t.last {
-        true => (t.residual, t.clamp),
-        false => (None, (f32::NEG_INFINITY, f32::INFINITY)),
-    };
-    // Where sums are partial and columns few, their rows are made whole first: a choice where the sums are loaded would keep
-    // them out of registers.
-    let mut padded: [f32; 14 * WIDEST];
-    let (out, start, start_stride);
-    if t.first || t.cols == isa.width() {
-        out = t.out.as_mut_ptr();
-        (start, start_stride) = if t.first { (t.bias.as_ptr(), 0) } else { (out.cast_const(), t.stride) };
-    } else {
-        padded = [0.0; 14 * WIDEST];
-        for (to, from) in padded.chunks_exact_mut(WIDEST).zip(t.out.chunks(t.stride)).take(t.m) {
-            to[..t.cols].copy_from_slice(&from[..t.cols]);
-        }
-        out = t.out.as_mut_ptr();
-        (start, start_stride) = (padded.as_ptr(), WIDEST);
-    }
-    let raw = Raw {
-        x: t.x.as_ptr(),
-        offsets: t.offsets.as_ptr(),
-        taps: t.offsets.len() / t.m,
-        rows: t.m,
-        depth: t.depth,
-        panel: t.panel.as_ptr(),
-        start,
-        start_stride,
-        out,
-        stride: t.stride,
-        cols: t.cols,
-        residual: residual.map_or(std::ptr::null(), <[f32]>::as_ptr),
-        clamp,
-    };
     // SAFETY: an `Isa` exists only where its features were detected; the checks above are what `run` asks for.
     unsafe {
         match isa.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => avx512(&raw),
+            Kind::Avx512 => avx512(s),
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => avx2(&raw),
-            Kind::Portable => portable(&raw),
+            Kind::Avx2 => avx2(s),
+            Kind::Portable => portable(s),
         }
+    }
+}
+
+/// Calls the kernel for each tile.
+#[inline(always)]
+fn each(s: Strip<'_>, tall: usize, width: usize, kernel: impl Fn(&Raw)) {
+    let (residual, clamp) = match s.last {
+        true => (s.residual, s.clamp),
+        false => (None, (f32::NEG_INFINITY, f32::INFINITY)),
+    };
+    let out = s.out.as_mut_ptr();
+    let mut raw = Raw {
+        x: s.x.as_ptr(),
+        offsets: std::ptr::null(),
+        taps: s.pieces.len(),
+        rows: 0,
+        depth: s.depth,
+        panel: s.panel.as_ptr(),
+        start: s.bias.as_ptr(),
+        start_stride: 0,
+        out,
+        stride: s.stride,
+        cols: s.cols,
+        residual: std::ptr::null(),
+        clamp,
+    };
+    let mut padded: [f32; 14 * WIDEST];
+    for (i, pieces) in s.tiles.iter().enumerate() {
+        let (row, at) = (i * tall, i * tall * s.stride);
+        raw.rows = tall.min(s.rows - row);
+        raw.offsets = pieces.list[s.pieces.start * raw.rows..].as_ptr();
+        raw.out = out.wrapping_add(at);
+        raw.residual = residual.map_or(std::ptr::null(), |r| r[at..].as_ptr());
+        if !s.first && s.cols == width {
+            (raw.start, raw.start_stride) = (raw.out.cast_const(), s.stride);
+        } else if !s.first {
+            // Where sums are partial and columns few, their rows are made whole first: a choice where the sums are loaded
+            // would keep them out of registers.
+            padded = [0.0; 14 * WIDEST];
+            for (i, to) in padded.chunks_exact_mut(WIDEST).take(raw.rows).enumerate() {
+                // SAFETY: `strip` has checked that `out` holds so many rows of so many columns.
+                unsafe { raw.out.add(i * s.stride).copy_to_nonoverlapping(to.as_mut_ptr(), s.cols) };
+            }
+            (raw.start, raw.start_stride) = (padded.as_ptr(), WIDEST);
+        }
+        kernel(&raw);
     }
 }
 
@@ -135,27 +172,27 @@ macro_rules! by_rows {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn avx512(r: &Raw) {
+unsafe fn avx512(s: Strip<'_>) {
     // SAFETY: the caller's.
-    unsafe { by_rows!(r, super::vector::Avx512, 1 2 3 4 5 6 7 8 9 10 11 12 13 14) }
+    each(s, 14, 32, |r| unsafe { by_rows!(r, super::vector::Avx512, 1 2 3 4 5 6 7 8 9 10 11 12 13 14) });
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(r: &Raw) {
+unsafe fn avx2(s: Strip<'_>) {
     // SAFETY: the caller's.
-    unsafe { by_rows!(r, super::vector::Avx2, 1 2 3 4 5 6) }
+    each(s, 6, 16, |r| unsafe { by_rows!(r, super::vector::Avx2, 1 2 3 4 5 6) });
 }
 
-unsafe fn portable(r: &Raw) {
+unsafe fn portable(s: Strip<'_>) {
     // SAFETY: the caller's.
-    unsafe { by_rows!(r, Portable, 1 2 3 4) }
+    each(s, 4, 16, |r| unsafe { by_rows!(r, Portable, 1 2 3 4) });
 }
 
 /// The kernel: `M` rows, `N` registers of columns.
 #[inline(always)]
 unsafe fn run<V: Vector, const M: usize, const N: usize>(r: &Raw) {
-    // SAFETY: offsets, panel, start, result and residual reach as far as `tile` has checked; columns beyond `cols` are read
+    // SAFETY: offsets, panel, start, result and residual reach as far as `strip` has checked; columns beyond `cols` are read
     // from the padded panel and start only, and never written.
     unsafe {
         let mut sums = [[V::splat(0.0); N]; M];
@@ -243,10 +280,12 @@ mod tests {
                 let stride = cols + 3;
                 let residual = numbers((m - 1) * stride + cols, 4);
                 let mut out = vec![9.0; residual.len()];
-                let tiled = Tile {
+                let tiles = [Pieces::new(&offsets)];
+                let tiled = Strip {
                     x: &x,
-                    m,
-                    offsets: &offsets,
+                    rows: m,
+                    tiles: &tiles,
+                    pieces: 0..taps,
                     depth,
                     panel: &panel,
                     bias: &bias,
@@ -258,7 +297,7 @@ mod tests {
                     residual: Some(&residual),
                     clamp: (-1.5, 2.0),
                 };
-                tile(isa, tiled);
+                strip(isa, tiled);
                 for i in 0..m {
                     for j in 0..stride.min(out.len() - i * stride) {
                         let at = i * stride + j;
@@ -294,10 +333,12 @@ mod tests {
             let panel = [1.0; WIDEST];
             let (x, bias) = ([f32::NAN], [0.0; WIDEST]);
             let offsets = [0];
-            let t = Tile {
+            let tiles = [Pieces::new(&offsets)];
+            let t = Strip {
                 x: &x,
-                m: 1,
-                offsets: &offsets,
+                rows: 1,
+                tiles: &tiles,
+                pieces: 0..1,
                 depth: 1,
                 panel: &panel,
                 bias: &bias,
@@ -309,7 +350,7 @@ mod tests {
                 residual: None,
                 clamp: (0.0, 6.0),
             };
-            tile(isa, t);
+            strip(isa, t);
             assert!(out[0].is_nan(), "{isa:?}");
         }
     }
