@@ -15,8 +15,13 @@ const BELOW: f64 = 16.0;
 /// The lowest number of a mask in integers, further down than scores reach.
 const LOWEST: f64 = -1020.0;
 
+/// A mask is made by at most so many nodes in a row.
+const DEEPEST: usize = 16;
+
 /// What only moves or casts a mask.
 static HANDS_ON: &[&OpDef] = &[&ops::TO_DTYPE, &ops::TO_DTYPE_LAYOUT, &ops::TO_COPY, &ops::TRIL, &ops::TRIU];
+/// What takes a flag from one.
+static FROM_ONE: &[&OpDef] = &[&ops::RSUB, &ops::RSUB_SCALAR, &ops::SUB, &ops::LOGICAL_NOT];
 /// What is made of a literal.
 static FILLED: &[&OpDef] = &[&ops::FULL, &ops::FULL_LIKE, &ops::NEW_FULL];
 
@@ -65,8 +70,13 @@ fn literal(n: &Node) -> bool {
 
 /// Whether a value holds nothing but what masks, and zeros or ones.
 pub fn is_mask(program: &Program, v: ValueId) -> bool {
+    mask_within(program, v, DEEPEST)
+}
+
+/// As [`is_mask`], made by at most so many nodes in a row.
+fn mask_within(program: &Program, v: ValueId, room: usize) -> bool {
     let g = &program.graph;
-    if !g.ty(v).dtype.is_float() {
+    if room == 0 || !g.ty(v).dtype.is_float() {
         return false;
     }
     if let Some(t) = program.frozen(v) {
@@ -76,17 +86,23 @@ pub fn is_mask(program: &Program, v: ValueId) -> bool {
     let Some(n) = g.producer(v) else { return false };
     let node = g.node(n);
     let op = node.op();
-    let of = |i: usize| views::value(node.arg(i)).is_some_and(|v| is_mask(program, v));
-    let made = |i: usize| of(i) || views::value(node.arg(i)).is_none_or(|v| is_made(program, v));
+    let mask = |i: usize| views::value(node.arg(i)).is_some_and(|v| mask_within(program, v, room - 1));
+    let made = |i: usize| views::value(node.arg(i)).is_none_or(|v| is_made(program, v));
+    let flag = |i: usize| views::value(node.arg(i)).is_some_and(|v| is_flag(program, v, room - 1));
     if op.traits.moves_data || HANDS_ON.contains(&op) {
-        return of(0);
+        return mask(0);
     }
     match op {
         _ if FILLED.contains(&op) => literal(node),
-        op if *op == ops::WHERE => made(1) && made(2) && (of(1) || of(2)),
-        op if *op == ops::MASKED_FILL_SCALAR => made(0) && (of(0) || literal(node)),
-        op if *op == ops::MUL => of(0) || of(1),
-        op if *op == ops::MUL_SCALAR => literal(node),
+        op if *op == ops::WHERE => match (mask(1), mask(2)) {
+            (true, true) => true,
+            (true, false) => made(2),
+            (false, true) => made(1),
+            (false, false) => false,
+        },
+        op if *op == ops::MASKED_FILL_SCALAR => mask(0) || made(0) && literal(node),
+        op if *op == ops::MUL => mask(0) && flag(1) || mask(1) && flag(0),
+        op if *op == ops::MUL_SCALAR => literal(node) && flag(0),
         _ => false,
     }
 }
@@ -96,6 +112,21 @@ fn is_made(program: &Program, v: ValueId) -> bool {
     let g = &program.graph;
     let filled = |n: NodeId| FILLED.contains(&g.node(n).op()) || g.node(n).operands().count() == 0;
     program.frozen(v).is_some() || g.producer(v).is_some_and(filled)
+}
+
+/// Whether a value is 0 or 1 everywhere, as far as can be seen: truth values and integers as floats, and one less these.
+fn is_flag(program: &Program, v: ValueId, room: usize) -> bool {
+    let g = &program.graph;
+    if !g.ty(v).dtype.is_float() {
+        return true;
+    }
+    if let Some(t) = program.frozen(v) {
+        return t.to_f64().iter().all(|x| (0.0..=1.0).contains(x));
+    }
+    let Some(n) = g.producer(v).filter(|_| room > 0) else { return false };
+    let (node, op) = (g.node(n), g.node(n).op());
+    let known = op.traits.moves_data || [HANDS_ON, FILLED, FROM_ONE].iter().any(|list| list.contains(&op));
+    known && node.operands().all(|v| is_flag(program, v, room - 1))
 }
 
 /// What hands on all that it reads.

@@ -154,6 +154,25 @@ fn masks_have_ranges_of_their_own() {
 }
 
 #[test]
+fn flags_become_masks_and_numbers_do_not() {
+    let text = |flag: &str| {
+        format!(
+            "%x : f32[1, 4] = input
+            %m : i64[1, 4] = input
+            %z : f32[1, 4] = input
+            %f : f32[1, 4] = aten._to_copy.default(%m, dtype=f32)
+            %r : f32[1, 4] = aten.rsub.Scalar({flag}, 1.0)
+            %k : f32[1, 4] = aten.mul.Scalar(%r, -10000.0)
+            %s : f32[1, 4] = aten.add.Tensor(%x, %k)
+            return %s"
+        )
+    };
+    let sum = |flag| annotated(&text(flag), "8a8w", &[]).into_iter().find(|l| l.starts_with("s:")).unwrap();
+    assert!(sum("%f").ends_with("-> derived u8"), "{}", sum("%f"));
+    assert!(sum("%z").ends_with("-> u8 0..255 affine histogram"), "{}", sum("%z"));
+}
+
+#[test]
 fn joined_tensors_share_a_range() {
     let text = "%x : f32[1, 4] = input
         %z : f32[1, 4] = input
