@@ -148,7 +148,6 @@ static KERNELS: &[(&str, &str, f64)] = &[
     ("16a16w", "conv_stride", 4.01),
     ("16a16w", "conv_relu", 4.01),
     ("16a16w", "conv_line", 4.01),
-    ("16a16w", "linear_rank3", 4.01),
     ("16a4w", "layer", 34.01),
     ("16a2w", "layer", 157.01),
     ("16a16w", "conv_dilated", 321.01),
