@@ -210,13 +210,13 @@ fn quantized(kit: &Kit<'_>, recipe: &str, case: &Case, summary: &mut Summary) ->
     let device = converted
         .device_program()
         .map_err(|e| fault(e.to_string(), "this is a bug of lowbit: report it with the recipe"))?;
-    lowering(kit, &converted.program, &device, SAME_QUANTIZED_DB, summary)
+    lowering(kit, case, &converted.program, &device, SAME_QUANTIZED_DB, summary)
 }
 
 /// The lowering of a case as it is.
 fn floating(kit: &Kit<'_>, case: &Case, summary: &mut Summary) -> Result<(), Fault> {
     let program = program_of(case)?;
-    lowering(kit, &program, &program, SAME_DB, summary)
+    lowering(kit, case, &program, &program, SAME_DB, summary)
 }
 
 /// Transform, annotate and validate by hand, to see what each does.
@@ -293,6 +293,7 @@ fn describe(program: &Program, out: &Annotations) -> Vec<String> {
 /// The lowering of `program`; `device` is the same program in the device's granularity.
 fn lowering(
     kit: &Kit<'_>,
+    case: &Case,
     program: &Program,
     device: &Program,
     same_db: f64,
@@ -337,7 +338,7 @@ fn lowering(
     summary.delegates += lowered.delegates.len();
     summary.outside += lowered.outside().count();
     summary.delegated += lowered.nodes.len() - lowered.outside().count();
-    on_device(kit, program, device, &lowered, summary)
+    on_device(kit, case, program, device, &lowered, summary)
 }
 
 /// Claims name nodes that are there, give reasons, and are the same when asked again.
@@ -423,6 +424,7 @@ fn placed(passed: &Program, lowered: &Lowered) -> Result<(), Fault> {
 /// The lowered program on the device, against the quantized one on the CPU.
 fn on_device(
     kit: &Kit<'_>,
+    case: &Case,
     program: &Program,
     device_program: &Program,
     lowered: &Lowered,
@@ -437,7 +439,7 @@ fn on_device(
         let got = run_lowered(lowered, device, &executor, &inputs).map_err(|e| {
             fault(format!("on the device: {e}"), "let `compile` refuse what the device cannot run")
         })?;
-        compare(&want, &got, kit.device_db).map_err(|what| {
+        compare(&want, &got, kit.agreement(case.name)).map_err(|what| {
             let cure =
                 "the device must round and clamp as the quantize and dequantize nodes of the region say";
             fault(format!("the device disagrees with the CPU: {what}"), cure)

@@ -59,6 +59,7 @@ pub struct Kit<'a> {
     floors: Vec<(String, f64)>,
     device: Option<&'a dyn Device>,
     device_db: f64,
+    device_dbs: Vec<(String, f64)>,
 }
 
 impl<'a> Kit<'a> {
@@ -72,6 +73,7 @@ impl<'a> Kit<'a> {
             floors: Vec::new(),
             device: None,
             device_db: 35.0,
+            device_dbs: Vec::new(),
         }
     }
 
@@ -116,6 +118,18 @@ impl<'a> Kit<'a> {
     pub fn device_agreement(mut self, db: f64) -> Self {
         self.device_db = db;
         self
+    }
+
+    /// As [`device_agreement`](Self::device_agreement), for one case: where results feed the next step, a step's rounding
+    /// goes on.
+    pub fn device_agreement_of(mut self, case: &str, db: f64) -> Self {
+        self.device_dbs.push((case.into(), db));
+        self
+    }
+
+    /// The agreement that holds for a case.
+    fn agreement(&self, case: &str) -> f64 {
+        self.device_dbs.iter().rev().find(|(c, _)| c == case).map_or(self.device_db, |(_, db)| *db)
     }
 
     /// Runs all checks.

@@ -167,6 +167,7 @@ static LAYERS: &[&str] = &[
     "transposed",
     "linear",
     "linear_rank3",
+    "linear_narrow",
 ];
 
 /// Runs a recipe over all programs, and compares what happened with what is known: refusals by name.
@@ -200,6 +201,27 @@ recipes! {
     operators_16a4w_block "16a4w-block";
     operators_16a2w "16a2w";
     operators_16a16w "16a16w";
+}
+
+/// What 4-bit weights are summed up in for more precision is right at all widths that it is taken for.
+#[test]
+fn finer_sums_have_any_width() {
+    if !present() {
+        return;
+    }
+    for (channels, features) in [(16, 8), (48, 24), (80, 33), (768, 8), (1280, 33)] {
+        let text = format!(
+            "program {{
+              %x : f32[5, {channels}] = input
+              %w : f32[{features}, {channels}] = constant \"w\"
+              %b : f32[{features}] = constant \"b\"
+              %y : f32[5, {features}] = aten.linear.default(%x, %w, %b)
+              return %y
+            }}"
+        );
+        let steps = compare(&text, "16a4w", &[]).unwrap();
+        assert!(steps <= 4.01, "{channels} to {features}: {steps} steps");
+    }
 }
 
 /// What a failing call leaves: an error that names call and operator, and a library that works on.

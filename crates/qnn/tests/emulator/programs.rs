@@ -64,6 +64,11 @@ programs! {
         %b : f32[16] = constant \"b\"
         %y : f32[4, 16] = aten.linear.default(%x, %w, %b)
         return %y"
+    linear_narrow "%x : f32[4, 20] = input
+        %w : f32[16, 20] = constant \"w\"
+        %b : f32[16] = constant \"b\"
+        %y : f32[4, 16] = aten.linear.default(%x, %w, %b)
+        return %y"
     linear_rank3 "%x : f32[2, 3, 32] = input
         %w : f32[16, 32] = constant \"w\"
         %y : f32[2, 3, 16] = aten.linear.default(%x, %w)

@@ -118,10 +118,11 @@ impl<'a> Weight<'a> {
 
     /// A weight of single points, in a form that the chip sums up more finely. It drops the last bits of sums of 16-bit
     /// activations (measured: some hundred units); these stand for a sixteenth as much where a channel is one block, since its
-    /// 4-bit integers are multiplied by 16 before.
+    /// 4-bit integers are multiplied by 16 before. (Of channels that are no multiple of 16 the library makes something else.)
     pub fn finer(mut self, b: &Builder<'_>, x: TensorId) -> Self {
         let wide = b.get(x).dtype.is_fixed() && b.get(x).dtype.size() == 2;
-        let points = self.data.shape()[2..].iter().all(|&k| k == 1);
+        let points =
+            self.data.shape()[2..].iter().all(|&k| k == 1) && self.data.shape()[1].is_multiple_of(16);
         let symmetric = self.zero_points.iter().all(|z| *z == 0);
         let four = self.bits() == Some(4) && self.data.dtype() == CoreType::I8;
         if let Some((shares @ Scales::Axis(0), _)) = &mut self.scales
