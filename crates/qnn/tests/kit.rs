@@ -17,7 +17,7 @@ fn delegates_compute_what_they_stand_for() {
     let device = lowering.device().unwrap();
     // How good recipes are is not asked here; the smallest programs lose some decibels by a step.
     let kit = Kit::new(&Qnn).device(&*device).sqnr_floor(-10.0).device_agreement(30.0);
-    // Five steps, each of which rounds its states to 8 bits.
+    // Each step rounds its states to 8 bits, for the next one.
     let kit = kit.device_agreement_of("recurrent", 28.0);
     let summary = kit.check().unwrap_or_else(|failures| panic!("{failures}"));
     assert!(summary.delegated > 0, "{summary:?}");
