@@ -67,14 +67,13 @@ pub(super) fn product(
     // Windows of a convolution overlap: their pieces are other windows' pieces.
     let apart = rows.pieces.min(2) * rows.depth;
     let group = (ROWS / 4 / (apart * tall).max(1)).clamp(TILES[0], TILES[1]);
-    let mut lists: Vec<Vec<usize>> = vec![vec![]; group];
+    let mut pieces = vec![Pieces::default(); group];
     for top in (0..count).step_by(group * tall) {
         let tiles = (top..count.min(top + group * tall)).step_by(tall);
-        for (row, list) in tiles.clone().zip(&mut lists) {
-            offsets(row, tall.min(count - row), list);
+        for (row, pieces) in tiles.clone().zip(&mut pieces) {
+            pieces.set(|list| offsets(row, tall.min(count - row), list));
         }
         let height = (count - top).min(group * tall);
-        let pieces: Vec<Pieces<'_>> = lists[..tiles.len()].iter().map(|list| Pieces::new(list)).collect();
         for p in 0..panels.count() {
             let at = top * stride + first + p * width;
             for (k, block) in blocks.iter().enumerate() {
@@ -83,7 +82,7 @@ pub(super) fn product(
                 let s = Strip {
                     x: &rows.x[block.from..],
                     rows: height,
-                    tiles: &pieces,
+                    tiles: &pieces[..tiles.len()],
                     pieces: block.pieces.clone(),
                     depth: block.len,
                     panel: &panels.panel(p)[from..from + len],

@@ -164,18 +164,18 @@ struct Windows<'a> {
     steps: Vec<usize>,
 }
 
-impl Windows<'_> {
-    /// The numbers that follow from the others.
-    fn settled(mut self) -> Self {
-        let (g, [_, kh, kw]) = (self.g, self.g.kernel);
-        let kw = if self.rows { 1 } else { kw };
+impl<'a> Windows<'a> {
+    fn new(g: &'a Geometry, line: usize, rows: bool, shift: i64) -> Self {
+        let (pixel, [_, kh, kw]) = (g.in_channels, g.kernel);
+        let mut windows = Windows { g, line, pixel, rows, shift, steps: vec![] };
+        let kw = if rows { 1 } else { kw };
         let lines = |t: usize| {
             let (z, y) = (t / (kh * kw), t / kw % kh);
             z * g.dilation[0] * g.input[1] + y * g.dilation[1]
         };
-        let step = |t: usize| lines(t) * self.line + t % kw * g.dilation[2] * self.pixel;
-        self.steps = (0..self.taps()).map(step).collect();
-        self
+        let step = |t: usize| lines(t) * line + t % kw * g.dilation[2] * pixel;
+        windows.steps = (0..windows.taps()).map(step).collect();
+        windows
     }
 
     /// Where the window of an output position starts, if all of it lies inside.
@@ -252,27 +252,14 @@ fn dense(
     epilogue: Epilogue<'_>,
 ) {
     let (ic, oc, [_, _, kw]) = (g.in_channels / g.groups, g.out_channels / g.groups, g.kernel);
-    let mut windows = Windows {
-        g,
-        line: g.input[2] * g.in_channels,
-        pixel: g.in_channels,
-        rows: false,
-        shift: 0,
-        steps: vec![],
-    };
-    let bordered: Vec<f32>;
-    let mut x = x;
     let mergeable = kw > 1 && g.dilation[2] == 1 && g.groups == 1 && kw * ic <= LONGEST;
-    if mergeable && (g.padding[2] == 0 || ic <= FEW_CHANNELS) {
-        windows.rows = true;
-        if g.padding[2] > 0 {
-            bordered = with_side_borders(g, x);
-            windows.line = bordered.len() / (g.input[0] * g.input[1]);
-            windows.shift = g.padding[2];
-            x = &bordered;
-        }
-    }
-    let windows = windows.settled();
+    let rows = mergeable && (g.padding[2] == 0 || ic <= FEW_CHANNELS);
+    let bordered = (rows && g.padding[2] > 0).then(|| with_side_borders(g, x));
+    let (x, shift) = match &bordered {
+        Some(wide) => (&wide[..], g.padding[2]),
+        None => (x, 0),
+    };
+    let windows = Windows::new(g, x.len() / (g.input[0] * g.input[1]), rows, shift);
     for (group, panels) in groups.iter().enumerate() {
         let taps = windows.taps();
         let rows = Rows { x: &x[group * ic..], pieces: taps, depth: panels.depth / taps };

@@ -16,22 +16,23 @@ pub(crate) const OUTSIDE: usize = usize::MAX;
 
 /// Where the pieces of some rows start: entry `t·m + i` for piece `t` of row `i` of `m`, or [`OUTSIDE`]. How far they reach is
 /// found once, for all panels that the rows meet.
-#[derive(Copy, Clone, Debug)]
-pub(crate) struct Pieces<'a> {
-    list: &'a [usize],
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pieces {
+    list: Vec<usize>,
     /// One more than the greatest offset; 0 when all are outside.
     reach: usize,
     /// Whether one is outside.
     outside: bool,
 }
 
-impl<'a> Pieces<'a> {
-    pub fn new(list: &'a [usize]) -> Self {
+impl Pieces {
+    /// Has them listed anew.
+    pub fn set(&mut self, fill: impl FnOnce(&mut Vec<usize>)) {
+        fill(&mut self.list);
         // `OUTSIDE` is the greatest number there is, and becomes 0.
         let next = |o: &usize| o.wrapping_add(1);
-        let reach = list.iter().map(next).fold(0, usize::max);
-        let outside = list.iter().map(next).fold(usize::MAX, usize::min) == 0;
-        Pieces { list, reach, outside }
+        self.reach = self.list.iter().map(next).fold(0, usize::max);
+        self.outside = self.list.iter().map(next).fold(usize::MAX, usize::min) == 0;
     }
 }
 
@@ -44,7 +45,7 @@ pub(crate) struct Strip<'a> {
     /// Number of rows.
     pub rows: usize,
     /// Where the rows' pieces start in `x`, tile by tile.
-    pub tiles: &'a [Pieces<'a>],
+    pub tiles: &'a [Pieces],
     /// Which of the pieces are multiplied.
     pub pieces: Range<usize>,
     /// Elements of a piece.
@@ -106,15 +107,15 @@ pub(crate) fn strip(isa: Isa, s: Strip<'_>) {
     unsafe {
         match isa.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => avx512(s),
+            Kind::Avx512 => avx512(s, tall, width),
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => avx2(s),
-            Kind::Portable => portable(s),
+            Kind::Avx2 => avx2(s, tall, width),
+            Kind::Portable => portable(s, tall, width),
         }
     }
 }
 
-/// Calls the kernel for each tile.
+/// Calls the kernel for each tile of `tall` rows; panels have `width` columns.
 #[inline(always)]
 fn each(s: Strip<'_>, tall: usize, width: usize, kernel: impl Fn(&Raw)) {
     let (residual, clamp) = match s.last {
@@ -172,21 +173,21 @@ macro_rules! by_rows {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn avx512(s: Strip<'_>) {
+unsafe fn avx512(s: Strip<'_>, tall: usize, width: usize) {
     // SAFETY: the caller's.
-    each(s, 14, 32, |r| unsafe { by_rows!(r, super::vector::Avx512, 1 2 3 4 5 6 7 8 9 10 11 12 13 14) });
+    each(s, tall, width, |r| unsafe { by_rows!(r, super::vector::Avx512, 1 2 3 4 5 6 7 8 9 10 11 12 13 14) });
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(s: Strip<'_>) {
+unsafe fn avx2(s: Strip<'_>, tall: usize, width: usize) {
     // SAFETY: the caller's.
-    each(s, 6, 16, |r| unsafe { by_rows!(r, super::vector::Avx2, 1 2 3 4 5 6) });
+    each(s, tall, width, |r| unsafe { by_rows!(r, super::vector::Avx2, 1 2 3 4 5 6) });
 }
 
-unsafe fn portable(s: Strip<'_>) {
+unsafe fn portable(s: Strip<'_>, tall: usize, width: usize) {
     // SAFETY: the caller's.
-    each(s, 4, 16, |r| unsafe { by_rows!(r, Portable, 1 2 3 4) });
+    each(s, tall, width, |r| unsafe { by_rows!(r, Portable, 1 2 3 4) });
 }
 
 /// The kernel: `M` rows, `N` registers of columns.
@@ -280,7 +281,8 @@ mod tests {
                 let stride = cols + 3;
                 let residual = numbers((m - 1) * stride + cols, 4);
                 let mut out = vec![9.0; residual.len()];
-                let tiles = [Pieces::new(&offsets)];
+                let mut tiles = [Pieces::default()];
+                tiles[0].set(|list| list.clone_from(&offsets));
                 let tiled = Strip {
                     x: &x,
                     rows: m,
@@ -332,8 +334,8 @@ mod tests {
             let mut out = [0.0];
             let panel = [1.0; WIDEST];
             let (x, bias) = ([f32::NAN], [0.0; WIDEST]);
-            let offsets = [0];
-            let tiles = [Pieces::new(&offsets)];
+            let mut tiles = [Pieces::default()];
+            tiles[0].set(|list| list.push(0));
             let t = Strip {
                 x: &x,
                 rows: 1,

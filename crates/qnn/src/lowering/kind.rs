@@ -40,6 +40,12 @@ impl Kind {
         }
     }
 
+    /// The integer that is nearest to a number, whether the type has it or not.
+    pub fn integer(&self, value: f64) -> Option<i64> {
+        let (scale, offset) = self.scale_offset()?;
+        Some((value / f64::from(scale)).round_ties_even() as i64 - i64::from(offset))
+    }
+
     /// The least and greatest real number.
     pub fn bounds(&self) -> Option<(f32, f32)> {
         let (scale, offset) = self.scale_offset()?;

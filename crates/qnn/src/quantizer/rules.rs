@@ -219,22 +219,23 @@ fn shared(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
 fn cat(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
     floats(m)?;
     let count = m.program.graph.node(m.first()).operands().count();
-    let slot = |i: usize| Site::input(m.first(), u32::try_from(i).expect("few operands"));
+    let last = u32::try_from(count).map_err(|_| "it joins too many parts")?;
+    let slots: Vec<Site> = (0..last).map(|i| Site::input(m.first(), i)).collect();
     let values: Vec<ValueId> = m.program.graph.node(m.first()).operands().collect();
     if values.iter().any(|&v| m.program.graph.ty(v).dtype != DType::F32) {
         return Err("some of its parts are no floats".into());
     }
-    out.set(slot(0), how.input_activation.clone());
+    out.set(slots[0], how.input_activation.clone());
     for i in 1..count {
         // A tensor that occurs twice has one set of parameters.
         let spec = if values[i] == values[0] {
             how.input_activation.clone()
         } else {
-            Some(Spec::SharedWith(slot(0)))
+            Some(Spec::SharedWith(slots[0]))
         };
-        out.set(slot(i), spec);
+        out.set(slots[i], spec);
     }
-    out.set(m.output(), Spec::SharedWith(slot(0)));
+    out.set(m.output(), Spec::SharedWith(slots[0]));
     Ok(())
 }
 

@@ -195,7 +195,7 @@ impl Layer {
         half: bool,
         moved: impl Fn(&[u8], &[usize], usize) -> Vec<u8>,
     ) -> Emit<u32> {
-        let channel_dim = i32::try_from(channel_dim).expect("few dimensions");
+        let channel_dim = i32::try_from(channel_dim).map_err(|_| "its weight has too many dimensions")?;
         if let (Weight::Int8 { value, scales, .. }, false) = (&self.weight, matches!(self.form, Form::Float))
         {
             let t = b.part.frozen(*value).ok_or("its weight is not constant")?;

@@ -64,7 +64,6 @@ fn mish(b: &mut Build<'_>, n: &Node) -> Values {
     one(b.op(&ops::MUL, [x.into(), t.into()])?)
 }
 
-/// `−log(1 + e^(−x))`
 /// Small powers are products, and roots have operators of their own.
 fn pow_number(b: &mut Build<'_>, n: &Node) -> Values {
     let (x, Some(exponent)) = (b.tensor(n, 0)?, ops::views::float(n.arg(1))) else { return Ok(None) };
@@ -102,6 +101,8 @@ fn glu(b: &mut Build<'_>, n: &Node) -> Values {
     let gate = b.op(&ops::SIGMOID, [gate.into()])?;
     one(b.op(&ops::MUL, [value.into(), gate.into()])?)
 }
+
+/// `−log(1 + e^(−x))`
 fn log_sigmoid(b: &mut Build<'_>, n: &Node) -> Values {
     let x = b.tensor(n, 0)?;
     let m = b.op(&ops::NEG, [x.into()])?;

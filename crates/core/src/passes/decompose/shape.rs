@@ -61,7 +61,6 @@ fn sizes(b: &mut Build<'_>, n: &Node) -> Values {
     Ok(Some(b.all(&ops::SPLIT_WITH_SIZES, [x.into(), Arg::Ints(sizes), d.into()])?))
 }
 
-/// A view with a channel's groups exchanged with what is in them.
 /// Each dimension is cut where its new first entry is, and the parts change places.
 fn roll(b: &mut Build<'_>, n: &Node) -> Values {
     let (mut x, r) = (b.tensor(n, 0)?, rank(b, n)?);
@@ -86,6 +85,7 @@ fn roll(b: &mut Build<'_>, n: &Node) -> Values {
     one(x)
 }
 
+/// A view with a channel's groups exchanged with what is in them.
 fn channel_shuffle(b: &mut Build<'_>, n: &Node) -> Values {
     let x = b.tensor(n, 0)?;
     let shape = b.ty(x).shape.clone();

@@ -340,8 +340,9 @@ fn pad(b: &mut Builder<'_>, n: &Node, scheme: u32) -> Emitted<Vec<Made>> {
 /// A number as one of a tensor's integers.
 fn filler(b: &Builder<'_>, x: TensorId, value: f64) -> Emitted<Param> {
     let kind = b.kind_of(x);
-    let Some((scale, offset)) = kind.scale_offset() else { return Ok(Param::F32(value as f32)) };
-    let integer = (value / f64::from(scale)).round_ties_even() - f64::from(offset);
+    let (Some((scale, _)), Some(integer)) = (kind.scale_offset(), kind.integer(value)) else {
+        return Ok(Param::F32(value as f32));
+    };
     let (min, max) = kind.bounds().ok_or("its integers have no range")?;
     if value < f64::from(min - scale / 2.0) || value > f64::from(max + scale / 2.0) {
         return Err(format!("it pads with {value}, and its integers stand for {min} to {max}"));

@@ -356,14 +356,12 @@ pub fn nearest(b: &mut Builder<'_>, wish: &str, value: f64, kind: Kind) -> Emitt
     if kind.dtype == DType::F32 && value.is_finite() {
         return Ok(b.constant(wish, kind, vec![1], (value as f32).to_le_bytes().to_vec().into()));
     }
-    let (Some((scale, offset)), Some((min, max))) = (kind.scale_offset(), kind.bounds()) else {
-        return Err(format!("{value} is no {}", kind.dtype.name()));
-    };
     if value.is_nan() {
         return Err("NaN is no number that HTP has".into());
     }
-    let integer = |x: f64| (x / f64::from(scale)).round_ties_even() as i64 - i64::from(offset);
-    let integer = integer(value.clamp(f64::from(min), f64::from(max)));
+    let within = kind.bounds().map(|(min, max)| value.clamp(f64::from(min), f64::from(max)));
+    let integer = within.and_then(|x| kind.integer(x));
+    let integer = integer.ok_or_else(|| format!("{value} is no {}", kind.dtype.name()))?;
     let data = integer.to_le_bytes()[..kind.dtype.size()].to_vec();
     Ok(b.constant(wish, kind, vec![1], data.into()))
 }
