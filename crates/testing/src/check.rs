@@ -174,7 +174,7 @@ fn quantized(kit: &Kit<'_>, recipe: &str, case: &Case, summary: &mut Summary) ->
             fault(format!("{name}: {e}"), format!("annotate so that `flow::{name}` succeeds"))
         }
     };
-    let mut prepared = flow::prepare(float.clone(), &*quantizer).map_err(stage("prepare"))?;
+    let mut prepared = flow::prepare_with(float.clone(), &*quantizer, &executor).map_err(stage("prepare"))?;
     if prepared.needs_data() {
         let mut session = prepared.load(&executor).map_err(stage("calibrate"))?;
         for sample in CALIBRATION {

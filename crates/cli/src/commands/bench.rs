@@ -8,7 +8,7 @@ use crate::error::CliError;
 use crate::output::{check_writable, peak_rss_bytes, write_file};
 use lowbit_core::backend::{Backend, Options};
 use lowbit_core::executor::Session;
-use lowbit_core::flow::{Prepared, prepare};
+use lowbit_core::flow::{Prepared, prepare_with};
 use lowbit_core::ir::{NodeId, Program, TensorType};
 use lowbit_core::passes::PassError;
 use lowbit_core::quant::{Annotations, ObserverKind, QuantError, Site, Spec};
@@ -132,7 +132,8 @@ impl Work {
         };
         let recipe = args.recipe.as_deref().or(backend.recipes().first().map(|r| r.name)).unwrap_or_default();
         let inner = backend.quantizer(recipe, &Options::new())?;
-        let prepared = prepare(program.clone(), &Watching { inner, observer: kind(observer) })?;
+        let watching = Watching { inner, observer: kind(observer) };
+        let prepared = prepare_with(program.clone(), &watching, executor)?;
         let session = executor.open(prepared.program(), &prepared.watched())?;
         Ok(Work { session, prepared: Some(prepared) })
     }
@@ -174,6 +175,10 @@ struct Watching {
 impl Quantizer for Watching {
     fn transform(&self, program: &mut Program) -> Result<(), PassError> {
         self.inner.transform(program)
+    }
+
+    fn folds_constants(&self) -> bool {
+        self.inner.folds_constants()
     }
 
     fn annotate(&self, program: &Program, out: &mut Annotations) -> Result<(), QuantError> {

@@ -11,7 +11,7 @@ use crate::report::Report;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use lowbit_core::Registry;
 use lowbit_core::backend::{Backend, Options};
-use lowbit_core::flow::{Converted, Evaluator, prepare};
+use lowbit_core::flow::{Converted, Evaluator, prepare, prepare_with};
 use lowbit_core::ir::{NodeId, Program};
 use lowbit_core::quantizer::Quantizer;
 use lowbit_cpu::CpuExecutor;
@@ -97,7 +97,7 @@ pub(super) fn quantize(
     finish: impl FnOnce(&Converted, &mut Report, &mut Timer) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
     let executor = CpuExecutor::default();
-    let mut prepared = prepare(float.clone(), quantizer)?;
+    let mut prepared = prepare_with(float.clone(), quantizer, &executor)?;
     report.seconds.prepare = timer.lap();
 
     if prepared.needs_data() {

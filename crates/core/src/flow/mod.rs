@@ -21,7 +21,7 @@ pub use evaluate::{Evaluation, Evaluator, Measure, worst_first};
 pub use fit::fit;
 
 pub use lower::{Delegate, LowerError, Lowered, Packaged, Place, Placement, lower, package};
-pub use prepare::{Prepared, prepare};
+pub use prepare::{Prepared, prepare, prepare_with};
 pub use run::{DeviceError, run_lowered};
 pub use sites::{SiteParams, SiteSpec};
 

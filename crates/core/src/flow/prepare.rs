@@ -3,7 +3,7 @@
 use super::Error;
 use crate::executor::{Executor, Session};
 use crate::ir::{Key, NodeId, Program, ValueId};
-use crate::passes::{FoldBatchNorm, Pass, PassError, fold_constants};
+use crate::passes::{FoldBatchNorm, FoldConstants, Pass, PassError, Pipeline, fold_constants};
 use crate::quant::observer::Batch;
 use crate::quant::{
     Annotations, Group, Groups, Observer, ObserverError, ObserverState, QParams, QuantError, Site, Spec,
@@ -48,6 +48,21 @@ pub fn prepare(mut program: Program, quantizer: &dyn Quantizer) -> Result<Prepar
     quantizer.adjust(&mut prepared)?;
     prepared.dynamic = dynamic_readers(&prepared, quantizer);
     Ok(prepared)
+}
+
+/// As [`prepare`], for quantizers that want what only constants feed to be computed first, which `executor` does.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_with(
+    mut program: Program,
+    quantizer: &dyn Quantizer,
+    executor: &dyn Executor,
+) -> Result<Prepared, Error> {
+    if quantizer.folds_constants() {
+        Pipeline::run_one(&FoldConstants { executor }, &mut program)?;
+    }
+    prepare(program, quantizer)
 }
 
 /// Nodes with an input that is quantized at run time, and what shares a range there.

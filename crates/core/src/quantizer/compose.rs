@@ -24,6 +24,10 @@ impl Quantizer for Composed {
         self.0.iter().try_for_each(|q| q.transform(program))
     }
 
+    fn folds_constants(&self) -> bool {
+        self.0.iter().any(|q| q.folds_constants())
+    }
+
     fn annotate(&self, program: &Program, out: &mut Annotations) -> Result<(), QuantError> {
         for q in &self.0 {
             let before = out.clone();

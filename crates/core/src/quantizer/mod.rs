@@ -42,6 +42,13 @@ pub trait Quantizer: Debug {
         Ok(())
     }
 
+    /// Whether what the program computes from constants alone is to be computed before anything is annotated: a device that
+    /// takes weights as constants only would quantize a weight that the model normalizes like an activation, or not at all.
+    /// torchao's quantizers see the computation, so by default it stays. [`prepare_with`](crate::flow::prepare_with) heeds it.
+    fn folds_constants(&self) -> bool {
+        false
+    }
+
     /// Fills in annotations. The program cannot change here.
     ///
     /// # Errors

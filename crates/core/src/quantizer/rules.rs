@@ -92,6 +92,7 @@ pub struct RuleQuantizer {
     fallback: OpConfig,
     /// Whether rules look at element types themselves.
     mixed: bool,
+    folds_constants: bool,
     /// Nodes that calibration showed not to fit, and why each does not.
     unfit: BTreeMap<NodeId, String>,
 }
@@ -122,6 +123,7 @@ impl RuleQuantizer {
             least_fit: None,
             fallback: OpConfig::float(),
             mixed: false,
+            folds_constants: false,
             unfit: BTreeMap::new(),
         }
     }
@@ -154,6 +156,12 @@ impl RuleQuantizer {
     /// (an embedding reads integers). They annotate `f32` alone.
     pub fn mixed(mut self) -> Self {
         self.mixed = true;
+        self
+    }
+
+    /// Weights that the program computes are constants before they are quantized; see [`Quantizer::folds_constants`].
+    pub fn fold_constants(mut self) -> Self {
+        self.folds_constants = true;
         self
     }
 
@@ -317,6 +325,10 @@ fn wrong_type(program: &Program, nodes: &[NodeId]) -> Option<String> {
 impl Quantizer for RuleQuantizer {
     fn transform(&self, program: &mut Program) -> Result<(), PassError> {
         (self.prepare)().run(program)
+    }
+
+    fn folds_constants(&self) -> bool {
+        self.folds_constants
     }
 
     fn annotate(&self, program: &Program, out: &mut Annotations) -> Result<(), QuantError> {

@@ -91,6 +91,10 @@ impl Quantizer for Pruned {
         self.inner.revise(program, annotations, fits)
     }
 
+    fn folds_constants(&self) -> bool {
+        self.inner.folds_constants()
+    }
+
     fn dynamic_dims(&self, program: &Program, reader: NodeId) -> Option<Vec<usize>> {
         self.inner.dynamic_dims(program, reader)
     }

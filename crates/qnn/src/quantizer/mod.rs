@@ -28,7 +28,7 @@ use crate::lowering::MAX_RANK;
 use crate::settings::bad_option;
 use crate::soc::{Soc, WIDE_WEIGHTS};
 use lowbit_core::backend::{BackendError, Options};
-use lowbit_core::ir::{NodeId, Program};
+use lowbit_core::ir::{NodeId, Program, ValueId};
 use lowbit_core::ops;
 use lowbit_core::passes::{
     BatchNormToConv, Decompose, FewerDimensions, FoldBatchNorm, Pipeline, ProductsToLinear, Recompose, Unroll,
@@ -40,7 +40,8 @@ use std::sync::LazyLock;
 
 /// A quantizer with the chip's rules and nothing configured yet.
 pub fn quantizer(soc: &Soc) -> RuleQuantizer {
-    RuleQuantizer::unset(rules(soc.arch >= WIDE_WEIGHTS)).mixed().prepare(pieces).finish(rules::read_as_made)
+    let q = RuleQuantizer::unset(rules(soc.arch >= WIDE_WEIGHTS)).mixed().fold_constants();
+    q.prepare(pieces).finish(rules::read_as_made)
 }
 
 /// Recurrent layers of at most so many steps are taken apart: the chip has no loop.
@@ -49,8 +50,8 @@ const MOST_STEPS: i64 = 256;
 /// Products with constants become layers, and what the chip has no operator for is taken apart.
 fn pieces() -> Pipeline {
     let layers = Pipeline::default().then(ProductsToLinear).then(Recompose).then(FoldBatchNorm);
-    let pieces = layers.then(BatchNormToConv).then(Decompose { keep }).then(Unroll { most: MOST_STEPS });
-    pieces.then(FewerDimensions { most: MAX_RANK }).then(masks::MasksLast)
+    let pieces = layers.then(BatchNormToConv).then(Decompose { keep }).then(Recompose);
+    pieces.then(Unroll { most: MOST_STEPS }).then(FewerDimensions { most: MAX_RANK }).then(masks::MasksLast)
 }
 
 /// Operators that a rule quantizes stay whole.
@@ -60,7 +61,17 @@ fn keep(program: &Program, n: NodeId) -> bool {
         steps.map(|op| op.name).collect()
     });
     let op = program.graph.node(n).op();
-    RULED.contains(op.name) && *op != ops::RMS_NORM
+    RULED.contains(op.name) && *op != ops::RMS_NORM && !has_unequal_windows(program, n)
+}
+
+/// An adaptive pool of windows of several sizes, which the chip lacks: its pieces are averages of slices.
+fn has_unequal_windows(program: &Program, n: NodeId) -> bool {
+    let node = program.graph.node(n);
+    let pools = [&ops::ADAPTIVE_AVG_POOL1D, &ops::ADAPTIVE_AVG_POOL2D, &ops::ADAPTIVE_AVG_POOL2D_CORE];
+    let shape = |v: ValueId| program.graph.ty(v).known_shape();
+    let shapes = node.operands().next().and_then(shape).zip(shape(node.output()));
+    pools.contains(&node.op())
+        && shapes.is_some_and(|(have, want)| have.iter().zip(&want).any(|(h, w)| *w > 0 && h % w != 0))
 }
 
 /// The quantizer of a recipe.

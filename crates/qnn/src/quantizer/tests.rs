@@ -231,6 +231,37 @@ fn what_cannot_be_is_refused() {
     }
 }
 
+/// What the chip lacks is there in pieces that rules quantize.
+#[test]
+fn pieces_are_quantized() {
+    let form = |text: &str| {
+        annotated(text, "8a8w", &[])
+            .iter()
+            .map(|l| l.split(':').next().unwrap().into())
+            .collect::<Vec<String>>()
+    };
+    let windows = |size: usize| {
+        let out = format!("f32[1, 8, {size}, {size}]");
+        form(&format!(
+            "%x : f32[1, 8, 7, 7] = input\n%y : {out} = aten.adaptive_avg_pool2d.default(%x, [{size}, {size}])\nreturn %y"
+        ))
+    };
+    assert_eq!(windows(1), ["y"]);
+    let pieces = windows(4);
+    assert_eq!(pieces.iter().filter(|n| n.starts_with("mean")).count(), 8, "{pieces:?}");
+    let lines = annotated(
+        "%x : f32[1, 8, 20] = input
+         %w : f32[4, 8, 3] = constant \"w\"
+         %y : f32[1, 4, 20] = aten.conv1d.padding(%x, %w, none, stride=[1], padding=\"same\")
+         %z : f32[1, 4, 20] = aten.log1p.default(%y)
+         return %z",
+        "8a8w",
+        &[],
+    );
+    assert!(lines.iter().any(|l| l.starts_with("convolution") && l.contains("i8")), "{lines:?}");
+    assert!(lines.iter().any(|l| l.starts_with("log:") && l.contains("->")), "{lines:?}");
+}
+
 /// The targets of the table whose tensors would be quantized, were they lowered: the census of what is missing.
 #[test]
 fn what_is_not_lowered_is_listed() {

@@ -57,6 +57,16 @@ fn log1p_exp(b: &mut Build<'_>, x: ValueId) -> Result<ValueId, PassFailure> {
     b.op(&ops::ADD, [r.into(), l.into()])
 }
 
+/// `log(1 + x)`: of integers with one step for all, what `log1p` keeps of the smallest numbers is lost anyway.
+fn log1p(b: &mut Build<'_>, n: &Node) -> Values {
+    let x = b.tensor(n, 0)?;
+    if !b.ty(x).dtype.is_float() {
+        return Ok(None);
+    }
+    let above = b.op(&ops::ADD_SCALAR, [x.into(), Arg::Float(1.0)])?;
+    one(b.op(&ops::LOG, [above.into()])?)
+}
+
 fn mish(b: &mut Build<'_>, n: &Node) -> Values {
     let x = b.tensor(n, 0)?;
     let s = log1p_exp(b, x)?;
@@ -230,6 +240,7 @@ pub(super) const TABLE: Table = &[
     ("aten.hardswish.default", hardswish),
     ("aten.silu.default", silu),
     ("aten.softplus.default", softplus),
+    ("aten.log1p.default", log1p),
     ("aten.mish.default", mish),
     ("aten.log_sigmoid.default", log_sigmoid),
     ("aten.glu.default", glu),
