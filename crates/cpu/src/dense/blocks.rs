@@ -1,20 +1,20 @@
 //! Products of rows in pieces with panels, in blocks that stay in the caches: a block of a panel in the first level while
-//! all tiles of some rows pass by it, these rows in the second while all panels do. Partial sums wait in the result, so every
-//! element sums in the order of its row.
+//! all tiles of some rows pass by it, these rows in the second while all panels do. Meanwhile the next block is fetched.
+//! Partial sums wait in the result, so every element sums in the order of its row.
 
 use super::Epilogue;
 use super::panels::Panels;
 use crate::simd::{Isa, Pieces, Strip, strip};
 use std::ops::Range;
 
-/// Bytes of a block of a panel: half of a first-level cache.
-const PANEL: usize = 16 * 1024;
+/// Bytes of a block of a panel: most of a first-level cache.
+const PANEL: usize = 24 * 1024;
 
-/// Bytes of the rows whose tiles pass by a block: half of a second-level cache.
-const ROWS: usize = 256 * 1024;
+/// Bytes of the rows whose tiles pass by a block: most of a second-level cache.
+const ROWS: usize = 384 * 1024;
 
-/// How many tiles these are, at least and at most.
-const TILES: [usize; 2] = [4, 16];
+/// How many tiles these are, at least and at most. With fewer, all panels come from far away too often.
+const TILES: [usize; 2] = [16, 48];
 
 /// Rows made of `pieces` pieces of `depth` elements.
 #[derive(Copy, Clone, Debug)]
@@ -26,13 +26,14 @@ pub(super) struct Rows<'a> {
 }
 
 /// A part of the depth: some whole pieces, or a part of one.
-struct Block {
-    pieces: Range<usize>,
-    from: usize,
-    len: usize,
+pub(super) struct Block {
+    pub pieces: Range<usize>,
+    pub from: usize,
+    pub len: usize,
 }
 
-fn blocks(pieces: usize, depth: usize, width: usize) -> Vec<Block> {
+/// The blocks of rows of `pieces` pieces of `depth` elements, in panels of `width` columns of four bytes.
+pub(super) fn blocks(pieces: usize, depth: usize, width: usize) -> Vec<Block> {
     let room = (PANEL / 4 / width).max(1);
     if depth <= room {
         let together = room / depth.max(1);
@@ -66,8 +67,15 @@ pub(super) fn product(
     let blocks = blocks(rows.pieces, rows.depth, width);
     // Windows of a convolution overlap: their pieces are other windows' pieces.
     let apart = rows.pieces.min(2) * rows.depth;
-    let group = (ROWS / 4 / (apart * tall).max(1)).clamp(TILES[0], TILES[1]);
+    let most = (ROWS / 4 / (apart * tall).max(1)).clamp(TILES[0], TILES[1]);
+    // Groups of about the same size: the panels pass by each.
+    let tiles = count.div_ceil(tall);
+    let group = tiles.div_ceil(tiles.div_ceil(most).max(1)).max(1);
     let mut pieces = vec![Pieces::default(); group];
+    let weights = |p: usize, b: &Block| {
+        let from = (b.pieces.start * rows.depth + b.from) * width;
+        &panels.panel(p)[from..][..b.pieces.len() * b.len * width]
+    };
     for top in (0..count).step_by(group * tall) {
         let tiles = (top..count.min(top + group * tall)).step_by(tall);
         for (row, pieces) in tiles.clone().zip(&mut pieces) {
@@ -77,15 +85,20 @@ pub(super) fn product(
         for p in 0..panels.count() {
             let at = top * stride + first + p * width;
             for (k, block) in blocks.iter().enumerate() {
-                let from = (block.pieces.start * rows.depth + block.from) * width;
-                let len = block.pieces.len() * block.len * width;
+                let panel = weights(p, block);
+                let next = match blocks.get(k + 1) {
+                    Some(next) => weights(p, next),
+                    None if p + 1 < panels.count() => weights(p + 1, &blocks[0]),
+                    None => &[],
+                };
                 let s = Strip {
                     x: &rows.x[block.from..],
                     rows: height,
                     tiles: &pieces[..tiles.len()],
                     pieces: block.pieces.clone(),
                     depth: block.len,
-                    panel: &panels.panel(p)[from..from + len],
+                    panel,
+                    next,
                     bias: &bias[p * width..],
                     out: &mut out[at..],
                     stride,

@@ -6,7 +6,7 @@ use super::geometry::Geometry;
 use super::panels::{Panels, padded_bias};
 use crate::memory::Aligned;
 use crate::parallel::Threads;
-use crate::simd::{DepthwiseRow, Isa, OUTSIDE, depthwise_row};
+use crate::simd::{DepthwiseRow, Floats, Isa, OUTSIDE, depthwise_row};
 
 /// The longest piece of padding that the tile kernel has zeros for.
 const LONGEST: usize = 4096;
@@ -142,9 +142,7 @@ fn depthwise(
             weights: weights.f32(),
             bias: bias.f32(),
             padded,
-            out,
-            residual,
-            clamp: epilogue.clamp,
+            finish: Floats { out, residual, clamp: epilogue.clamp },
         };
         depthwise_row(isa, row);
     }

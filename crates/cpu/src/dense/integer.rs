@@ -1,17 +1,22 @@
 //! Convolutions and products of 8-bit integers, channels last.
 //!
-//! What a strip of the result reads is widened first, zero points taken off and borders filled in: padding is then zeros,
-//! and every window lies at the same offsets from where it starts. Dense filters sum pairs of `i16`
-//! ([`crate::simd::pairs`]); depthwise ones go through the `f32` kernel, whose sums of few small integers are exact.
+//! What the result reads is widened first, zero points taken off. For dense filters that is all of a strip, borders filled in:
+//! padding is then zeros, every window lies at the same offsets from where it starts, and pairs of `i16` are summed
+//! ([`crate::simd::pair_strip`]). Depthwise filters go through the `f32` kernel, whose sums of few small integers are exact,
+//! with the few lines that a row of the result reads.
 
+use super::blocks::blocks;
 use super::geometry::Geometry;
 use super::rescale::Rescale;
 use crate::memory::Aligned;
 use crate::parallel::Threads;
-use crate::simd::{COLUMNS, DepthwiseRow, Isa, Pairs, ROWS, Sums, depthwise_row, pairs};
+use crate::simd::{COLUMNS, DepthwiseRow, Isa, PairStrip, Places, ROWS, depthwise_row, pair_strip};
 
 /// Elements of a widened strip: half of a small second-level cache.
 const STRIP: usize = 48 * 1024;
+
+/// Rows that pass by a block of a panel together, while their partial sums wait.
+const TOGETHER: usize = 16 * ROWS;
 
 /// The packed integers of a filter or of a matrix.
 #[derive(Debug)]
@@ -110,60 +115,51 @@ struct Strip {
     rows: std::ops::Range<usize>,
 }
 
-/// How a widened strip lies in memory.
-struct Lines {
-    /// Elements of a line, borders included, and lines of each plane.
-    line: usize,
-    lines: usize,
+/// Elements of a widened line: as far as the last window reaches, borders included.
+fn line_length(g: &Geometry) -> usize {
+    let reach = (g.output[2] - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1;
+    reach * g.in_channels
 }
 
-impl Lines {
-    fn new(g: &Geometry, rows: usize) -> Lines {
-        let reach = (g.output[2] - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1;
-        let lines = (rows.max(1) - 1) * g.stride[1] + (g.kernel[1] - 1) * g.dilation[1] + 1;
-        Lines { line: reach * g.in_channels, lines }
-    }
+/// Lines from the first to the last that a window reads.
+fn span(g: &Geometry) -> usize {
+    (g.kernel[1] - 1) * g.dilation[1] + 1
+}
 
-    /// Elements in all, and some to read beyond the end.
-    fn len(&self, g: &Geometry) -> usize {
-        g.kernel[0] * self.lines * self.line + 2
+/// Widens line `y` of plane `z`, with zeros for what is outside; `false` where all of it is, which is left alone.
+#[inline(always)]
+fn widen_line<T: Copy>(
+    g: &Geometry,
+    x: Quantized<'_>,
+    z: i64,
+    y: i64,
+    out: &mut [T],
+    zero: T,
+    to: impl Fn(i16) -> T,
+) -> bool {
+    let [depth, height, width] = g.input;
+    if !(0..depth as i64).contains(&z) || !(0..height as i64).contains(&y) {
+        return false;
     }
+    let left = g.padding[2] as usize * g.in_channels;
+    // Columns that the last window does not reach are left out.
+    let inside = (width * g.in_channels).min(out.len().saturating_sub(left));
+    let from = (z as usize * height + y as usize) * width * g.in_channels;
+    let (border, rest) = out.split_at_mut(left.min(out.len()));
+    border.fill(zero);
+    x.part(from, inside).widen(&mut rest[..inside], to);
+    rest[inside..].fill(zero);
+    true
+}
 
-    /// Fills `out` with the lines that a strip reads: `convert` writes integers less their zero point.
-    fn fill<T: Copy>(
-        &self,
-        g: &Geometry,
-        strip: &Strip,
-        x: Quantized<'_>,
-        out: &mut [T],
-        zero: T,
-        convert: impl Fn(Quantized<'_>, &mut [T]),
-    ) {
-        let [_, height, width] = g.input;
-        let c = g.in_channels;
-        let left = g.padding[2] as usize * c;
-        // Columns that the last window does not reach are left out.
-        let inside = (width * c).min(self.line.saturating_sub(left));
-        for plane in 0..g.kernel[0] {
-            for i in 0..self.lines {
-                let to = &mut out[(plane * self.lines + i) * self.line..][..self.line];
-                let z = (strip.z * g.stride[0] + plane * g.dilation[0]) as i64 - g.padding[0];
-                let y = (strip.rows.start * g.stride[1] + i) as i64 - g.padding[1];
-                let there = (0..g.input[0] as i64).contains(&z) && (0..height as i64).contains(&y);
-                // Lines between those of a dilated or strided filter are not read, but copying them is simple.
-                if !there {
-                    to.fill(zero);
-                    continue;
-                }
-                let from = (z as usize * height + y as usize) * width * c;
-                to[..left.min(self.line)].fill(zero);
-                if inside > 0 {
-                    convert(x.part(from, inside), &mut to[left..left + inside]);
-                }
-                to[(left + inside).min(self.line)..].fill(zero);
-            }
-        }
-    }
+/// Lines of a widened strip of so many rows.
+fn lines(g: &Geometry, rows: usize) -> usize {
+    (rows.max(1) - 1) * g.stride[1] + span(g)
+}
+
+/// Elements of a widened strip of so many rows, and some to read beyond the end.
+fn strip_length(g: &Geometry, rows: usize) -> usize {
+    g.kernel[0] * lines(g, rows) * line_length(g) + 2
 }
 
 /// Convolves `x` into `out`, both channels last and dense.
@@ -182,11 +178,13 @@ pub(crate) fn convolve(
     if image == 0 || plane == 0 || g.output[0] == 0 {
         return;
     }
-    // As many rows as a strip has room for, and strips for every thread.
-    let one = Lines::new(g, 1).len(g);
-    let more = Lines::new(g, 2).len(g).saturating_sub(one).max(1);
-    let rows = 1 + STRIP.saturating_sub(one) / more;
-    let rows = rows.min(g.output[1].div_ceil(threads.count())).max(1);
+    // As many rows as a widened strip has room for, and strips for every thread.
+    let one = strip_length(g, 1);
+    let room = match filter.weights {
+        Weights::Dense { .. } => 1 + STRIP.saturating_sub(one) / (strip_length(g, 2) - one).max(1),
+        Weights::Depthwise { .. } => g.output[1],
+    };
+    let rows = room.min(g.output[1].div_ceil(threads.count())).max(1);
     let strips: Vec<(Quantized<'_>, Strip, &mut [u8])> = out
         .chunks_exact_mut(plane)
         .enumerate()
@@ -201,16 +199,15 @@ pub(crate) fn convolve(
         .collect();
     match &filter.weights {
         Weights::Dense { panels, panel } => {
-            let scratch = || vec![0i16; Lines::new(g, rows).len(g)];
+            let scratch = || vec![0i16; strip_length(g, rows)];
             threads.for_each(strips.into_iter(), scratch, |wide, (x, strip, out)| {
                 dense(isa, g, panels, *panel, rescale, wide, x, &strip, out);
             });
         }
         Weights::Depthwise { weights, padded, bias } => {
-            let scratch = || (vec![0f32; Lines::new(g, rows).len(g)], vec![0f32; row / rescale.size()]);
-            threads.for_each(strips.into_iter(), scratch, |(wide, sums), (x, strip, out)| {
-                let weights = (weights.f32(), *padded, bias.f32());
-                depthwise(isa, g, weights, rescale, wide, sums, x, &strip, out);
+            let scratch = || vec![0f32; g.kernel[0] * span(g) * line_length(g)];
+            threads.for_each(strips.into_iter(), scratch, |wide, (x, strip, out)| {
+                depthwise(isa, g, (weights.f32(), *padded, bias.f32()), rescale, wide, x, &strip, out);
             });
         }
     }
@@ -227,38 +224,65 @@ fn dense(
     strip: &Strip,
     out: &mut [u8],
 ) {
-    let lines = Lines::new(g, strip.rows.len());
+    let (line, count) = (line_length(g), lines(g, strip.rows.len()));
     isa.vectorize(
         #[inline(always)]
-        || lines.fill(g, strip, x, wide, 0, |x, to| x.widen(to, |v| v)),
+        || {
+            for (i, to) in wide.chunks_exact_mut(line).take(g.kernel[0] * count).enumerate() {
+                let z = (strip.z * g.stride[0] + i / count * g.dilation[0]) as i64 - g.padding[0];
+                let y = (strip.rows.start * g.stride[1] + i % count) as i64 - g.padding[1];
+                // Lines between those of a dilated or strided filter are not read, but copying them is simple.
+                if !widen_line(g, x, z, y, to, 0, |v| v) {
+                    to.fill(0);
+                }
+            }
+        },
     );
     let (ic, oc, [kd, kh, kw]) = (g.in_channels / g.groups, g.out_channels / g.groups, g.kernel);
     let columns = if merges(g) { 1 } else { kw };
-    let offsets: Vec<usize> = (0..kd * kh * columns)
-        .map(|i| {
-            let (plane, row, column) = (i / (kh * columns), i / columns % kh, i % columns);
-            (plane * lines.lines + row * g.dilation[1]) * lines.line + column * g.dilation[2] * g.in_channels
-        })
-        .collect();
-    let positions = strip.rows.len() * g.output[2];
+    let offset = |i: usize| {
+        let (plane, row, column) = (i / (kh * columns), i / columns % kh, i % columns);
+        (plane * count + row * g.dilation[1]) * line + column * g.dilation[2] * g.in_channels
+    };
     let place = |p: usize| {
         let (y, x) = (p / g.output[2], p % g.output[2]);
-        y * g.stride[1] * lines.line + x * g.stride[2] * g.in_channels
+        y * g.stride[1] * line + x * g.stride[2] * g.in_channels
     };
-    let starts: Vec<usize> = (0..positions).map(place).collect();
+    let positions = strip.rows.len() * g.output[2];
+    let rows = |top: usize| Places::new((top..positions.min(top + TOGETHER)).map(place).collect());
+    let rows: Vec<Places> = (0..positions).step_by(TOGETHER).map(rows).collect();
+    // What each block of a panel reads, and where it starts.
     let depth = pieces(g).0.div_ceil(2);
+    let blocks = blocks(kd * kh * columns, depth, COLUMNS).into_iter().map(|b| {
+        let places = Places::new(b.pieces.clone().map(|i| offset(i) + 2 * b.from).collect());
+        (places, b.len, (b.pieces.start * depth + b.from) * 2 * COLUMNS)
+    });
+    let blocks: Vec<(Places, usize, usize)> = blocks.collect();
     let (size, count) = (rescale.size(), oc.div_ceil(COLUMNS));
-    let mut sums: Sums = [[0; COLUMNS]; ROWS];
+    let mut partial = [[0; COLUMNS]; TOGETHER];
     for group in 0..g.groups {
-        let x = &wide[group * ic..];
         for p in 0..count {
             let panel = &panels[(group * count + p) * panel..][..panel];
-            let first = group * oc + p * COLUMNS;
-            let columns = COLUMNS.min(oc - p * COLUMNS);
-            for (i, rows) in starts.chunks(ROWS).enumerate() {
-                pairs(isa, &Pairs { x, rows, pieces: &offsets, depth, panel }, &mut sums);
-                let out = &mut out[(i * ROWS * g.out_channels + first) * size..];
-                rescale.finish(isa, &sums[..rows.len()], first, columns, g.out_channels, out);
+            let channel = group * oc + p * COLUMNS;
+            for (i, rows) in rows.iter().enumerate() {
+                let from = (i * TOGETHER * g.out_channels + channel) * size;
+                for (k, (pieces, depth, at)) in blocks.iter().enumerate() {
+                    let s = PairStrip {
+                        x: &wide[group * ic..],
+                        rows,
+                        pieces,
+                        depth: *depth,
+                        panel: &panel[*at..],
+                        columns: COLUMNS.min(oc - p * COLUMNS),
+                        partial: &mut partial,
+                        first: k == 0,
+                        last: k + 1 == blocks.len(),
+                        finish: rescale.scaled(&mut out[from..]),
+                        channel,
+                        stride: g.out_channels,
+                    };
+                    pair_strip(isa, s);
+                }
             }
         }
     }
@@ -270,28 +294,36 @@ fn depthwise(
     (weights, padded, bias): (&[f32], usize, &[f32]),
     rescale: &Rescale,
     wide: &mut [f32],
-    sums: &mut [f32],
     x: Quantized<'_>,
     strip: &Strip,
     out: &mut [u8],
 ) {
-    let lines = Lines::new(g, strip.rows.len());
-    isa.vectorize(
-        #[inline(always)]
-        || lines.fill(g, strip, x, wide, 0.0, |x, to| x.widen(to, f32::from)),
-    );
-    let c = g.in_channels;
-    for (y, out) in out.chunks_exact_mut(g.output[2] * c * rescale.size()).enumerate() {
-        let row = |t: usize| {
-            let (plane, row) = (t / g.kernel[1], t % g.kernel[1]);
-            Some((plane * lines.lines + y * g.stride[1] + row * g.dilation[1]) * lines.line)
+    let (line, span) = (line_length(g), span(g));
+    // Which line of the image each widened one is; rows of the result share most of theirs with the next.
+    let mut held = vec![None; g.kernel[0] * span];
+    for (row, out) in
+        strip.rows.clone().zip(out.chunks_exact_mut(g.output[2] * g.in_channels * rescale.size()))
+    {
+        let mut widened = |t: usize| {
+            let (plane, tap) = (t / g.kernel[1], t % g.kernel[1]);
+            let z = (strip.z * g.stride[0] + plane * g.dilation[0]) as i64 - g.padding[0];
+            let y = (row * g.stride[1] + tap * g.dilation[1]) as i64 - g.padding[1];
+            let slot = plane * span + y.rem_euclid(span as i64) as usize;
+            let to = &mut wide[slot * line..][..line];
+            let there = held[slot] == Some(y)
+                || isa.vectorize(
+                    #[inline(always)]
+                    || widen_line(g, x, z, y, to, 0.0, f32::from),
+                );
+            held[slot] = there.then_some(y);
+            there.then_some(slot * line)
         };
-        let rows: Vec<Option<usize>> = (0..g.kernel[0] * g.kernel[1]).map(row).collect();
+        let rows: Vec<Option<usize>> = (0..g.kernel[0] * g.kernel[1]).map(&mut widened).collect();
         let row = DepthwiseRow {
             x: wide,
             rows: &rows,
-            channels: c,
-            width: lines.line / c,
+            channels: g.in_channels,
+            width: line / g.in_channels,
             kernel: g.kernel[2],
             stride: g.stride[2],
             dilation: g.dilation[2],
@@ -299,12 +331,9 @@ fn depthwise(
             weights,
             bias,
             padded,
-            out: sums,
-            residual: None,
-            clamp: (f32::NEG_INFINITY, f32::INFINITY),
+            finish: rescale.scaled(out),
         };
         depthwise_row(isa, row);
-        rescale.rows(isa, sums, c, out);
     }
 }
 
@@ -334,7 +363,7 @@ pub(crate) fn multiply(
         .collect();
     threads.for_each(parts.into_iter(), Vec::new, |wide: &mut Vec<i16>, (x, rows, out)| {
         let g = line(rows, depth, columns);
-        wide.resize(Lines::new(&g, 1).len(&g), 0);
+        wide.resize(strip_length(&g, 1), 0);
         dense(isa, &g, panels, *panel, rescale, wide, x, &Strip { z: 0, rows: 0..1 }, out);
     });
 }

@@ -1,7 +1,7 @@
 //! What becomes of integer sums: they are scaled, and rounded to integers again or left as floats.
 
 use crate::memory::Aligned;
-use crate::simd::{COLUMNS, Isa};
+use crate::simd::{COLUMNS, Isa, ROUNDER, Scaled};
 
 /// The integers that a result is stored as: `real = (integer − zero) · scale`.
 #[derive(Copy, Clone, Debug, PartialEq)]
@@ -24,9 +24,6 @@ impl Grid {
         Grid { min: place(low), max: place(high), ..self }
     }
 }
-
-/// Adding this rounds to the nearest integer, ties to even, below 2²²; the integer is in the low bits then.
-const ROUNDER: f32 = 12_582_912.0;
 
 /// The nearest integer to `v`, ties to even, in the low bits: of those from `low` to `high`, which are far below 2²².
 #[inline(always)]
@@ -71,86 +68,10 @@ impl Rescale {
         if self.zero.is_some() { 1 } else { 4 }
     }
 
-    /// Finishes rows of up to [`COLUMNS`] sums for columns from `first`: row `i` goes to `out[i · stride..]`, elements.
-    pub fn finish<T: Sum>(
-        &self,
-        isa: Isa,
-        sums: &[[T; COLUMNS]],
-        first: usize,
-        columns: usize,
-        stride: usize,
-        out: &mut [u8],
-    ) {
-        let at = |list: &Aligned| *list.f32()[first..].first_chunk::<COLUMNS>().expect("padded by a panel");
-        let (factors, offsets) = (at(&self.factors), at(&self.offsets));
-        isa.vectorize(
-            #[inline(always)]
-            || {
-                // Plain loops: iterators over arrays are not always inlined, and then not vectorized.
-                let size = self.size();
-                for (i, sums) in sums.iter().enumerate() {
-                    let mut scaled = [0f32; COLUMNS];
-                    for n in 0..COLUMNS {
-                        scaled[n] = sums[n].float() * factors[n] + offsets[n];
-                    }
-                    let row = &mut out[i * stride * size..][..columns * size];
-                    if let Some(zero) = self.zero {
-                        let mut bytes = [0u8; COLUMNS];
-                        for n in 0..COLUMNS {
-                            let q = rounded(scaled[n], self.low, self.high);
-                            bytes[n] = q.wrapping_add(zero as u32) as u8;
-                        }
-                        match row.first_chunk_mut::<COLUMNS>() {
-                            Some(row) => *row = bytes,
-                            None => row.copy_from_slice(&bytes[..columns]),
-                        }
-                        continue;
-                    }
-                    for v in &mut scaled {
-                        *v = self.bounded(*v);
-                    }
-                    row.copy_from_slice(bytemuck::cast_slice(&scaled[..columns]));
-                }
-            },
-        );
-    }
-}
-
-impl Rescale {
-    /// Finishes a row of pixels, each of sums of all `channels`.
-    pub fn rows(&self, isa: Isa, sums: &[f32], channels: usize, out: &mut [u8]) {
-        let (factors, offsets) = (&self.factors.f32()[..channels], &self.offsets.f32()[..channels]);
-        let size = self.size();
-        isa.vectorize(
-            #[inline(always)]
-            || {
-                for (sums, out) in sums.chunks_exact(channels).zip(out.chunks_exact_mut(channels * size)) {
-                    // As long as one another: no bounds are checked below.
-                    let (sums, out) = (&sums[..channels], &mut out[..channels * size]);
-                    let scaled = |n: usize| sums[n] * factors[n] + offsets[n];
-                    match self.zero {
-                        Some(zero) => {
-                            for n in 0..channels {
-                                let q = rounded(scaled(n), self.low, self.high);
-                                out[n] = q.wrapping_add(zero as u32) as u8;
-                            }
-                        }
-                        None => {
-                            let out = &mut bytemuck::cast_slice_mut::<u8, f32>(out)[..channels];
-                            for n in 0..channels {
-                                out[n] = self.bounded(scaled(n));
-                            }
-                        }
-                    }
-                }
-            },
-        );
-    }
-
-    #[inline(always)]
-    fn bounded(&self, v: f32) -> f32 {
-        let v = if v < self.low { self.low } else { v };
-        if v > self.high { self.high } else { v }
+    /// Finishes sums into `out`.
+    pub fn scaled<'a>(&'a self, out: &'a mut [u8]) -> Scaled<'a> {
+        let (factors, offsets) = (self.factors.f32(), self.offsets.f32());
+        Scaled { out, factors, offsets, clamp: (self.low, self.high), zero: self.zero }
     }
 }
 
@@ -162,25 +83,6 @@ fn signed(b: u8) -> f32 {
 #[inline(always)]
 fn unsigned(b: u8) -> f32 {
     f32::from(b)
-}
-
-/// A sum: `i32`, or an integer that `f32` holds exactly.
-pub(crate) trait Sum: Copy {
-    fn float(self) -> f32;
-}
-
-impl Sum for i32 {
-    #[inline(always)]
-    fn float(self) -> f32 {
-        self as f32
-    }
-}
-
-impl Sum for f32 {
-    #[inline(always)]
-    fn float(self) -> f32 {
-        self
-    }
 }
 
 /// `clamp(round(a · x + b · y + c))` of two quantized tensors: their sum, on a grid of its own.
@@ -246,17 +148,33 @@ impl Addition {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::{PairStrip, Places, pair_strip};
 
     #[test]
     fn ties_go_to_even_and_bounds_hold() {
         let grid = Grid { scale: 0.5, zero: 3, min: -128, max: 127 };
         let r = Rescale::new(&[0.25; 3], Some(&[0.0, 0.0, 1.0]), (f32::NEG_INFINITY, 10.0), Some(grid));
+        // Rows are a pixel each, columns are pairs of numbers by ones and zeros: the sums.
+        let x = [1, 0, 3, 0, -32768, 0, -1, 0, 500, 0, 2, 0];
+        let panel: Vec<i16> =
+            (0..3 * 2 * COLUMNS).map(|i| i16::from(i % (2 * COLUMNS) == i / (2 * COLUMNS) * 2)).collect();
         for isa in Isa::available() {
-            let mut sums = [[0i32; COLUMNS]; 2];
-            (sums[0][0], sums[0][1], sums[0][2]) = (1, 3, -1_000_000);
-            (sums[1][0], sums[1][1], sums[1][2]) = (-1, 500, 2);
             let mut out = [9u8; 7];
-            r.finish(isa, &sums, 0, 3, 4, &mut out);
+            let strip = PairStrip {
+                x: &x,
+                rows: &Places::new(vec![0, 6]),
+                pieces: &Places::new(vec![0]),
+                depth: 3,
+                panel: &panel,
+                columns: 3,
+                partial: &mut [],
+                first: true,
+                last: true,
+                finish: r.scaled(&mut out),
+                channel: 0,
+                stride: 4,
+            };
+            pair_strip(isa, strip);
             // 0.5 → 0, 1.5 → 2, far below; −0.5 → 0, the clamp at 10 is 20 steps, 1 + 2 = 3.
             assert_eq!(out.map(|b| b as i8), [3, 5, -128, 9, 3, 23, 6], "{isa:?}");
         }

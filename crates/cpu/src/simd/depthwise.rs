@@ -1,12 +1,13 @@
 //! The depthwise kernel: one output row of a convolution in which every channel has its own filter, channels last.
 
+use super::finish::Finish;
 use super::vector::{Portable, Vector};
 use super::{Isa, Kind};
 use std::ops::Range;
 
 /// One row of the result. Each output element sums over the filter's rows, then columns, starting from the bias.
 #[derive(Debug)]
-pub(crate) struct DepthwiseRow<'a> {
+pub(crate) struct DepthwiseRow<'a, F> {
     /// The image, `[height][width][channels]`.
     pub x: &'a [f32],
     /// Where the input row for each filter row starts in `x`; `None` outside of the image.
@@ -25,24 +26,21 @@ pub(crate) struct DepthwiseRow<'a> {
     pub bias: &'a [f32],
     /// Channels rounded up to whole registers.
     pub padded: usize,
-    /// The result, `[output width][channels]`.
-    pub out: &'a mut [f32],
-    /// Added to the sums; of the result's size.
-    pub residual: Option<&'a [f32]>,
-    /// Bounds of the result.
-    pub clamp: (f32, f32),
+    /// What becomes of the sums; the result is `[output width][channels]`.
+    pub finish: F,
 }
 
 /// Computes a row.
 ///
 /// # Panics
 /// When slices are too short for what the other fields say: a bug of the caller.
-pub(crate) fn depthwise_row(isa: Isa, mut r: DepthwiseRow<'_>) {
+#[allow(private_bounds)]
+pub(crate) fn depthwise_row<F: Finish>(isa: Isa, mut r: DepthwiseRow<'_, F>) {
     let line = r.width * r.channels;
     assert!(r.rows.iter().flatten().all(|&o| o + line <= r.x.len()));
     assert!(r.padded >= r.channels && r.padded.is_multiple_of(16) && r.bias.len() >= r.padded);
     assert!(r.weights.len() >= r.rows.len() * r.kernel * r.padded);
-    assert!(r.residual.is_none_or(|v| v.len() >= r.out.len()));
+    assert!(r.finish.takes(r.padded));
     // SAFETY: an `Isa` exists only where its features were detected; the checks above are what `run` asks for.
     unsafe {
         match isa.0 {
@@ -50,28 +48,28 @@ pub(crate) fn depthwise_row(isa: Isa, mut r: DepthwiseRow<'_>) {
             Kind::Avx512 => avx512(&mut r),
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => avx2(&mut r),
-            Kind::Portable => run::<Portable>(&mut r),
+            Kind::Portable => run::<Portable, F>(&mut r),
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn avx512(r: &mut DepthwiseRow<'_>) {
+unsafe fn avx512<F: Finish>(r: &mut DepthwiseRow<'_, F>) {
     // SAFETY: the caller's.
-    unsafe { run::<super::vector::Avx512>(r) }
+    unsafe { run::<super::vector::Avx512, F>(r) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(r: &mut DepthwiseRow<'_>) {
+unsafe fn avx2<F: Finish>(r: &mut DepthwiseRow<'_, F>) {
     // SAFETY: the caller's.
-    unsafe { run::<super::vector::Avx2>(r) }
+    unsafe { run::<super::vector::Avx2, F>(r) }
 }
 
 #[inline(always)]
-unsafe fn run<V: Vector>(r: &mut DepthwiseRow<'_>) {
-    let outputs = r.out.len() / r.channels.max(1);
+unsafe fn run<V: Vector, F: Finish>(r: &mut DepthwiseRow<'_, F>) {
+    let outputs = r.finish.len() / r.channels.max(1);
     // Output columns whose whole window lies inside the image.
     let reach = (r.kernel - 1) * r.dilation;
     let first = r.padding.div_ceil(r.stride).min(outputs);
@@ -87,11 +85,11 @@ unsafe fn run<V: Vector>(r: &mut DepthwiseRow<'_>) {
         unsafe {
             // Two registers side by side read whole lines of the cache.
             channel += if left >= 2 * V::LANES {
-                pixels::<V, 2, true>(r, channel, first..end, outputs)
+                pixels::<V, F, 2, true>(r, channel, first..end, outputs)
             } else if left >= V::LANES {
-                pixels::<V, 1, true>(r, channel, first..end, outputs)
+                pixels::<V, F, 1, true>(r, channel, first..end, outputs)
             } else {
-                pixels::<V, 1, false>(r, channel, first..end, outputs)
+                pixels::<V, F, 1, false>(r, channel, first..end, outputs)
             };
         }
     }
@@ -99,8 +97,8 @@ unsafe fn run<V: Vector>(r: &mut DepthwiseRow<'_>) {
 
 /// All pixels for `N` registers of channels, of which the ones in `whole` have their windows inside. Gives the channels.
 #[inline(always)]
-unsafe fn pixels<V: Vector, const N: usize, const WHOLE: bool>(
-    r: &mut DepthwiseRow<'_>,
+unsafe fn pixels<V: Vector, F: Finish, const N: usize, const WHOLE: bool>(
+    r: &mut DepthwiseRow<'_, F>,
     channel: usize,
     whole: Range<usize>,
     outputs: usize,
@@ -109,23 +107,23 @@ unsafe fn pixels<V: Vector, const N: usize, const WHOLE: bool>(
     // SAFETY: see `run`.
     unsafe {
         for o in (0..o).chain(end..outputs) {
-            border::<V, N, WHOLE>(r, channel, o);
+            border::<V, F, N, WHOLE>(r, channel, o);
         }
         // As many at a time as sums fit the registers: one alone waits for its own sum at each step.
         while N == 1 && o + 8 <= end {
-            inside::<V, 8, N, WHOLE>(r, channel, o);
+            inside::<V, F, 8, N, WHOLE>(r, channel, o);
             o += 8;
         }
         while o + 4 <= end {
-            inside::<V, 4, N, WHOLE>(r, channel, o);
+            inside::<V, F, 4, N, WHOLE>(r, channel, o);
             o += 4;
         }
         while o + 2 <= end {
-            inside::<V, 2, N, WHOLE>(r, channel, o);
+            inside::<V, F, 2, N, WHOLE>(r, channel, o);
             o += 2;
         }
         if o < end {
-            inside::<V, 1, N, WHOLE>(r, channel, o);
+            inside::<V, F, 1, N, WHOLE>(r, channel, o);
         }
     }
     N * V::LANES
@@ -133,8 +131,8 @@ unsafe fn pixels<V: Vector, const N: usize, const WHOLE: bool>(
 
 /// `P` pixels from `o`, whose windows lie inside; `WHOLE` registers of channels.
 #[inline(always)]
-unsafe fn inside<V: Vector, const P: usize, const N: usize, const WHOLE: bool>(
-    r: &mut DepthwiseRow<'_>,
+unsafe fn inside<V: Vector, F: Finish, const P: usize, const N: usize, const WHOLE: bool>(
+    r: &mut DepthwiseRow<'_, F>,
     channel: usize,
     o: usize,
 ) {
@@ -168,15 +166,15 @@ unsafe fn inside<V: Vector, const P: usize, const N: usize, const WHOLE: bool>(
             }
         }
         for (p, sum) in sums.into_iter().enumerate() {
-            finish::<V, N, WHOLE>(r, sum, channel, o + p);
+            finish::<V, F, N>(r, sum, channel, o + p);
         }
     }
 }
 
 /// A pixel whose window hangs over an edge.
 #[inline(always)]
-unsafe fn border<V: Vector, const N: usize, const WHOLE: bool>(
-    r: &mut DepthwiseRow<'_>,
+unsafe fn border<V: Vector, F: Finish, const N: usize, const WHOLE: bool>(
+    r: &mut DepthwiseRow<'_, F>,
     channel: usize,
     o: usize,
 ) {
@@ -203,30 +201,20 @@ unsafe fn border<V: Vector, const N: usize, const WHOLE: bool>(
                 }
             }
         }
-        finish::<V, N, WHOLE>(r, sum, channel, o);
+        finish::<V, F, N>(r, sum, channel, o);
     }
 }
 
 #[inline(always)]
-unsafe fn finish<V: Vector, const N: usize, const WHOLE: bool>(
-    r: &mut DepthwiseRow<'_>,
+unsafe fn finish<V: Vector, F: Finish, const N: usize>(
+    r: &mut DepthwiseRow<'_, F>,
     sums: [V; N],
     channel: usize,
     o: usize,
 ) {
-    // SAFETY: see `run`.
-    let (lo, hi) = unsafe { (V::splat(r.clamp.0), V::splat(r.clamp.1)) };
-    for (n, mut sum) in sums.into_iter().enumerate() {
+    for (n, sums) in sums.into_iter().enumerate() {
         let channel = channel + n * V::LANES;
-        let (at, left) = (o * r.channels + channel, r.channels - channel);
         // SAFETY: see `run`.
-        unsafe {
-            if let Some(residual) = r.residual {
-                sum = sum.add(V::load_part(residual.as_ptr().add(at), left));
-            }
-            let sum = sum.clamp(lo, hi);
-            let out = r.out.as_mut_ptr().add(at);
-            if WHOLE { sum.store(out) } else { sum.store_part(out, left) }
-        }
+        unsafe { r.finish.store(sums, o * r.channels + channel, channel, r.channels - channel) };
     }
 }

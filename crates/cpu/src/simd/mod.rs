@@ -7,13 +7,16 @@
 #![allow(unsafe_code)]
 
 mod depthwise;
+mod finish;
 mod pairs;
 mod tile;
 mod vector;
 
 pub(crate) use depthwise::{DepthwiseRow, depthwise_row};
-pub(crate) use pairs::{COLUMNS, Pairs, ROWS, Sums, pairs};
+pub(crate) use finish::{Floats, Scaled};
+pub(crate) use pairs::{COLUMNS, PairStrip, Places, ROWS, pair_strip};
 pub(crate) use tile::{OUTSIDE, Pieces, Strip, WIDEST, strip};
+pub(crate) use vector::ROUNDER;
 
 /// An instruction set that this CPU has.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]

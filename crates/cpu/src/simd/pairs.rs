@@ -3,6 +3,8 @@
 //! Neighbours along the depth are multiplied and added in pairs (`vpmaddwd`), which cannot overflow for what these rows
 //! hold: 8-bit integers less their zero points. The sums are exact, so all instruction sets agree.
 
+use super::finish::{Finish, Scaled};
+use super::vector::{Portable, Vector};
 use super::{Isa, Kind};
 
 /// Columns of a panel.
@@ -11,85 +13,209 @@ pub(crate) const COLUMNS: usize = 16;
 /// Rows computed together: their sums fit the registers.
 pub(crate) const ROWS: usize = 6;
 
-/// Up to [`ROWS`] rows by one panel.
+/// Offsets, and how far they reach, found once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Places {
+    list: Vec<usize>,
+    furthest: usize,
+}
+
+impl Places {
+    /// These offsets.
+    pub fn new(list: Vec<usize>) -> Places {
+        Places { furthest: list.iter().copied().max().unwrap_or(0), list }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+}
+
+/// Some rows by one panel, or by a block of its depth.
 #[derive(Debug)]
-pub(crate) struct Pairs<'a> {
+pub(crate) struct PairStrip<'a> {
     /// What the rows are made of.
     pub x: &'a [i16],
     /// Where each row starts in `x`.
-    pub rows: &'a [usize],
+    pub rows: &'a Places,
     /// Where each piece of a row lies, from its start.
-    pub pieces: &'a [usize],
+    pub pieces: &'a Places,
     /// Pairs of a piece.
     pub depth: usize,
     /// Weights `[pieces · depth][COLUMNS][2]`.
     pub panel: &'a [i16],
+    /// How many of the panel's columns there are, at least one.
+    pub columns: usize,
+    /// Sums of each row, between blocks.
+    pub partial: &'a mut [[i32; COLUMNS]],
+    /// Whether sums start from zero, rather than from the partial ones.
+    pub first: bool,
+    /// Whether sums are whole now, and go to the result.
+    pub last: bool,
+    /// What becomes of them: the result starts at the first row's first column.
+    pub finish: Scaled<'a>,
+    /// The channel of the first column.
+    pub channel: usize,
+    /// Distance of result rows, in elements.
+    pub stride: usize,
 }
 
 /// Sums of a tile.
-pub(crate) type Sums = [[i32; COLUMNS]; ROWS];
+type Sums = [[i32; COLUMNS]; ROWS];
 
-/// Computes the sums of each row; rows that are not there keep what they held.
+/// Computes the sums of all rows.
 ///
 /// # Panics
 /// When slices are too short for what the other fields say: a bug of the caller.
-pub(crate) fn pairs(isa: Isa, t: &Pairs<'_>, sums: &mut Sums) {
-    let furthest = |list: &[usize]| list.iter().copied().max().unwrap_or(0);
-    let end = furthest(t.rows).checked_add(furthest(t.pieces)).and_then(|o| o.checked_add(2 * t.depth));
-    assert!(end.is_some_and(|end| end <= t.x.len()) && (1..=ROWS).contains(&t.rows.len()));
-    assert!(t.panel.len() >= t.pieces.len() * t.depth * 2 * COLUMNS);
+pub(crate) fn pair_strip(isa: Isa, s: PairStrip<'_>) {
+    let Some(below) = s.rows.len().checked_sub(1) else { return };
+    let end = s.rows.furthest + s.pieces.furthest + 2 * s.depth;
+    assert!(end <= s.x.len() && (1..=COLUMNS).contains(&s.columns));
+    assert!(s.panel.len() >= s.pieces.len() * s.depth * 2 * COLUMNS);
+    assert!(s.first && s.last || s.partial.len() >= s.rows.len());
+    assert!(!s.last || s.finish.len() >= below * s.stride + s.columns && s.finish.takes(s.channel + COLUMNS));
     match isa.0 {
-        // SAFETY: an `Isa` exists only where its features were detected, and AVX-512 comes with AVX2; rows and panel reach as
-        // far as was checked.
+        // SAFETY: an `Isa` exists only where its features were detected; rows, panel, sums and result reach as far as was
+        // checked.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 | Kind::Avx2 => unsafe {
-            match t.rows.len() {
-                1 => avx2::<1>(t, sums),
-                2 => avx2::<2>(t, sums),
-                3 => avx2::<3>(t, sums),
-                4 => avx2::<4>(t, sums),
-                5 => avx2::<5>(t, sums),
-                _ => avx2::<6>(t, sums),
+        Kind::Avx512 => unsafe { avx512(s) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => unsafe { avx2(s) },
+        // SAFETY: as above.
+        Kind::Portable => unsafe { each::<Portable>(s, portable) },
+    }
+}
+
+/// One tile: up to [`ROWS`] rows that start at `rows`.
+struct Tile<'a> {
+    x: &'a [i16],
+    rows: &'a [usize],
+    pieces: &'a [usize],
+    depth: usize,
+    panel: &'a [i16],
+    columns: usize,
+}
+
+/// Calls the kernel, which adds to the sums, for each tile; finishes what is whole.
+///
+/// # Safety
+/// As [`pair_strip`] checks.
+#[inline(always)]
+unsafe fn each<V: Vector>(mut s: PairStrip<'_>, kernel: impl Fn(&Tile<'_>, &mut Sums)) {
+    for (i, rows) in s.rows.list.chunks(ROWS).enumerate() {
+        let (pieces, first) = (&s.pieces.list[..], i * ROWS);
+        let tile = Tile { x: s.x, rows, pieces, depth: s.depth, panel: s.panel, columns: s.columns };
+        let mut sums: Sums = [[0; COLUMNS]; ROWS];
+        if !s.first {
+            sums[..rows.len()].copy_from_slice(&s.partial[first..][..rows.len()]);
+        }
+        kernel(&tile, &mut sums);
+        if !s.last {
+            s.partial[first..][..rows.len()].copy_from_slice(&sums[..rows.len()]);
+            continue;
+        }
+        for (m, sums) in sums.iter().enumerate().take(rows.len()) {
+            for n in (0..s.columns).step_by(V::LANES) {
+                let at = (first + m) * s.stride + n;
+                // SAFETY: result and factors reach as far as was checked.
+                unsafe {
+                    let sums = V::of_integers(sums.as_ptr().add(n));
+                    s.finish.store(sums, at, s.channel + n, s.columns - n);
+                }
             }
-        },
-        Kind::Portable => portable(t, sums),
+        }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-unsafe fn avx2<const M: usize>(t: &Pairs<'_>, out: &mut Sums) {
+#[target_feature(enable = "avx512f,avx2,fma")]
+unsafe fn avx512(s: PairStrip<'_>) {
+    // SAFETY: the caller's; AVX-512 comes with AVX2.
+    unsafe { each::<super::vector::Avx512>(s, |t, sums| by_rows(t, sums)) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2(s: PairStrip<'_>) {
+    // SAFETY: the caller's.
+    unsafe { each::<super::vector::Avx2>(s, |t, sums| by_rows(t, sums)) }
+}
+
+/// One instantiation for each number of rows, so that the sums stay in registers.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn by_rows(t: &Tile<'_>, sums: &mut Sums) {
+    macro_rules! by_rows {
+        ($($m:literal)*) => {
+            match (t.rows.len(), t.columns > COLUMNS / 2) {
+                $(($m, false) => run::<$m, 1>(t, sums), ($m, true) => run::<$m, 2>(t, sums),)*
+                _ => {}
+            }
+        };
+    }
+    // SAFETY: the caller's.
+    unsafe { by_rows!(1 2 3 4 5 6) }
+}
+
+/// The kernel for AVX2: `M` rows, `N` registers of columns.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn run<const M: usize, const N: usize>(t: &Tile<'_>, out: &mut Sums) {
     use std::arch::x86_64::*;
-    // SAFETY: `pairs` has checked how far rows and panel reach; reads are unaligned.
+    // SAFETY: `pair_strip` has checked how far rows and panel reach; reads are unaligned.
     unsafe {
-        let mut sums = [[_mm256_setzero_si256(); 2]; M];
+        let mut sums = [[_mm256_setzero_si256(); N]; M];
+        for m in 0..M {
+            for n in 0..N {
+                sums[m][n] = _mm256_loadu_si256(out[m].as_ptr().add(n * 8).cast());
+            }
+        }
         let mut panel = t.panel.as_ptr();
         for &piece in t.pieces {
             let mut rows = [t.x.as_ptr(); M];
             for (m, row) in rows.iter_mut().enumerate() {
                 *row = t.x.as_ptr().add(t.rows[m] + piece);
             }
-            for k in 0..t.depth {
-                let left = _mm256_loadu_si256(panel.cast());
-                let right = _mm256_loadu_si256(panel.add(COLUMNS).cast());
-                panel = panel.add(2 * COLUMNS);
-                for m in 0..M {
-                    let x = _mm256_set1_epi32(rows[m].add(2 * k).cast::<i32>().read_unaligned());
-                    sums[m][0] = _mm256_add_epi32(sums[m][0], _mm256_madd_epi16(x, left));
-                    sums[m][1] = _mm256_add_epi32(sums[m][1], _mm256_madd_epi16(x, right));
+            macro_rules! step {
+                ($k:expr, $panel:expr) => {
+                    let mut w = [_mm256_setzero_si256(); N];
+                    for (n, w) in w.iter_mut().enumerate() {
+                        *w = _mm256_loadu_si256($panel.add(n * COLUMNS).cast());
+                    }
+                    for m in 0..M {
+                        let x = _mm256_set1_epi32(rows[m].add(2 * $k).cast::<i32>().read_unaligned());
+                        for n in 0..N {
+                            sums[m][n] = _mm256_add_epi32(sums[m][n], _mm256_madd_epi16(x, w[n]));
+                        }
+                    }
+                };
+            }
+            // Four at a time: counting takes its share otherwise.
+            let mut k = 0;
+            while k + 4 <= t.depth {
+                for i in 0..4 {
+                    step!(k + i, panel.add(2 * COLUMNS * i));
                 }
+                (k, panel) = (k + 4, panel.add(2 * COLUMNS * 4));
+            }
+            while k < t.depth {
+                step!(k, panel);
+                (k, panel) = (k + 1, panel.add(2 * COLUMNS));
             }
         }
         for m in 0..M {
-            _mm256_storeu_si256(out[m].as_mut_ptr().cast(), sums[m][0]);
-            _mm256_storeu_si256(out[m].as_mut_ptr().add(COLUMNS / 2).cast(), sums[m][1]);
+            for n in 0..N {
+                _mm256_storeu_si256(out[m].as_mut_ptr().add(n * 8).cast(), sums[m][n]);
+            }
         }
     }
 }
 
-fn portable(t: &Pairs<'_>, out: &mut Sums) {
-    for (&row, out) in t.rows.iter().zip(out) {
-        let mut sums = [0i32; COLUMNS];
+#[inline(always)]
+fn portable(t: &Tile<'_>, out: &mut Sums) {
+    for (&row, sums) in t.rows.iter().zip(out) {
         let mut panel = t.panel.chunks_exact(2 * COLUMNS);
         for &piece in t.pieces {
             let x = &t.x[row + piece..][..2 * t.depth];
@@ -100,7 +226,6 @@ fn portable(t: &Pairs<'_>, out: &mut Sums) {
                 }
             }
         }
-        *out = sums;
     }
 }
 
@@ -111,7 +236,9 @@ mod tests {
     #[test]
     fn every_instruction_set_sums_exactly() {
         let number = |i: usize| ((i * 7919) % 511) as i16 - 255;
-        for (m, pieces, depth) in [(1, 1, 1), (6, 3, 5), (4, 2, 40), (5, 1, 2), (2, 9, 3), (3, 1, 7)] {
+        for (m, pieces, depth, columns) in
+            [(1, 1, 1, 16), (6, 3, 5, 3), (14, 2, 40, 8), (5, 1, 2, 9), (2, 9, 3, 13), (3, 1, 7, 16)]
+        {
             let x: Vec<i16> = (0..m * 11 + pieces * 13 + 2 * depth).map(number).collect();
             let panel: Vec<i16> =
                 (0..pieces * depth * 2 * COLUMNS).map(|i| number(i + 5).clamp(-128, 127)).collect();
@@ -127,13 +254,46 @@ mod tests {
                     .map(|(p, k)| at(p, k) * weight(p, k))
                     .sum()
             };
+            let (first, stride) = (2, columns + 1);
+            let factors = vec![0.5; first + 2 * COLUMNS];
+            let offsets_of = vec![0.25; first + 2 * COLUMNS];
             for isa in Isa::available() {
-                let mut sums = [[0; COLUMNS]; ROWS];
-                pairs(isa, &Pairs { x: &x, rows: &rows, pieces: &offsets, depth, panel: &panel }, &mut sums);
-                for (row, sums) in sums.iter().enumerate().take(m) {
-                    for (column, &sum) in sums.iter().enumerate() {
-                        assert_eq!(sum, want(row, column), "{isa:?} {m} {pieces} {depth}");
+                // Whole, and piece by piece.
+                for step in [pieces, 1] {
+                    let mut out = vec![0f32; (m - 1) * stride + columns];
+                    let mut partial = vec![[7; COLUMNS]; m];
+                    for from in (0..pieces).step_by(step) {
+                        let block = &offsets[from..from + step];
+                        let finish = Scaled {
+                            out: bytemuck::cast_slice_mut(&mut out),
+                            factors: &factors,
+                            offsets: &offsets_of,
+                            clamp: (f32::NEG_INFINITY, f32::INFINITY),
+                            zero: None,
+                        };
+                        let s = PairStrip {
+                            x: &x,
+                            rows: &Places::new(rows.clone()),
+                            pieces: &Places::new(block.to_vec()),
+                            depth,
+                            panel: &panel[from * depth * 2 * COLUMNS..],
+                            columns,
+                            partial: &mut partial,
+                            first: from == 0,
+                            last: from + step == pieces,
+                            finish,
+                            channel: first,
+                            stride,
+                        };
+                        pair_strip(isa, s);
                     }
+                    for row in 0..m {
+                        for column in 0..columns {
+                            let want = want(row, column) as f32 * 0.5 + 0.25;
+                            assert_eq!(out[row * stride + column], want, "{isa:?} {m} {pieces} {depth}");
+                        }
+                    }
+                    assert!((0..m - 1).all(|row| out[row * stride + columns] == 0.0), "written between rows");
                 }
             }
         }

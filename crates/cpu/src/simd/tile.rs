@@ -52,6 +52,8 @@ pub(crate) struct Strip<'a> {
     pub depth: usize,
     /// Weights `[pieces · depth][`[`Isa::width`]`]`.
     pub panel: &'a [f32],
+    /// What is multiplied next, to be fetched meanwhile.
+    pub next: &'a [f32],
     /// As many elements as the panel has columns.
     pub bias: &'a [f32],
     /// The first result row.
@@ -139,6 +141,9 @@ fn each(s: Strip<'_>, tall: usize, width: usize, kernel: impl Fn(&Raw)) {
         clamp,
     };
     let mut padded: [f32; 14 * WIDEST];
+    // Each tile fetches its share.
+    let share = s.next.len().div_ceil(s.tiles.len());
+    let mut next = s.next.chunks(share.next_multiple_of(LINE).max(1));
     for (i, pieces) in s.tiles.iter().enumerate() {
         let (row, at) = (i * tall, i * tall * s.stride);
         raw.rows = tall.min(s.rows - row);
@@ -157,8 +162,25 @@ fn each(s: Strip<'_>, tall: usize, width: usize, kernel: impl Fn(&Raw)) {
             }
             (raw.start, raw.start_stride) = (padded.as_ptr(), WIDEST);
         }
+        next.next().unwrap_or_default().iter().step_by(LINE).for_each(prefetch);
         kernel(&raw);
     }
+}
+
+/// Floats of a cache line.
+const LINE: usize = 16;
+
+/// Fetches a line into the second-level cache.
+#[inline(always)]
+fn prefetch(at: &f32) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: this has no effect but on time, wherever it points; x86-64 has the instruction.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(at).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 /// One instantiation for each number of rows, so that the sums stay in registers.
@@ -209,18 +231,32 @@ unsafe fn run<V: Vector, const M: usize, const N: usize>(r: &Raw) {
                 let offset = *r.offsets.add(tap * M + m);
                 *a = if offset == OUTSIDE { ZEROS.as_ptr() } else { r.x.add(offset) };
             }
-            for k in 0..r.depth {
-                let mut b = [V::splat(0.0); N];
-                for (n, b) in b.iter_mut().enumerate() {
-                    *b = V::load(panel.add(n * V::LANES));
-                }
-                panel = panel.add(2 * V::LANES);
-                for m in 0..M {
-                    let x = V::splat(*a[m].add(k));
-                    for n in 0..N {
-                        sums[m][n] = x.fma(b[n], sums[m][n]);
+            macro_rules! step {
+                ($k:expr, $panel:expr) => {
+                    let mut b = [V::splat(0.0); N];
+                    for (n, b) in b.iter_mut().enumerate() {
+                        *b = V::load($panel.add(n * V::LANES));
                     }
+                    for m in 0..M {
+                        let x = V::splat(*a[m].add($k));
+                        for n in 0..N {
+                            sums[m][n] = x.fma(b[n], sums[m][n]);
+                        }
+                    }
+                };
+            }
+            // Four at a time: counting takes its share otherwise.
+            let width = 2 * V::LANES;
+            let mut k = 0;
+            while k + 4 <= r.depth {
+                for i in 0..4 {
+                    step!(k + i, panel.add(i * width));
                 }
+                (k, panel) = (k + 4, panel.add(4 * width));
+            }
+            while k < r.depth {
+                step!(k, panel);
+                (k, panel) = (k + 1, panel.add(width));
             }
         }
         // Through memory: a loop that finishes the sums in place is not unrolled, and then they never were in registers.
@@ -290,6 +326,7 @@ mod tests {
                     pieces: 0..taps,
                     depth,
                     panel: &panel,
+                    next: &[],
                     bias: &bias,
                     out: &mut out,
                     stride,
@@ -343,6 +380,7 @@ mod tests {
                 pieces: 0..1,
                 depth: 1,
                 panel: &panel,
+                next: &[],
                 bias: &bias,
                 out: &mut out,
                 stride: 1,

@@ -17,12 +17,19 @@ pub(super) unsafe trait Vector: Copy {
     unsafe fn load_part(from: *const f32, n: usize) -> Self;
     unsafe fn store(self, to: *mut f32);
     unsafe fn store_part(self, to: *mut f32, n: usize);
+    /// The nearest integers, ties to even, plus `zero`; the low byte of each. Lanes are far below 2²².
+    unsafe fn store_bytes(self, zero: i32, to: *mut u8);
+    /// Lanes from `i32`.
+    unsafe fn of_integers(from: *const i32) -> Self;
     unsafe fn add(self, other: Self) -> Self;
     /// `self · b + c`, rounded once.
     unsafe fn fma(self, b: Self, c: Self) -> Self;
     /// `lo` where `self < lo`, `hi` where `self > hi`; NaN stays NaN, as PyTorch's activations keep it.
     unsafe fn clamp(self, lo: Self, hi: Self) -> Self;
 }
+
+/// Adding this rounds to the nearest integer, ties to even, below 2²²; the integer is in the low bits then.
+pub(crate) const ROUNDER: f32 = 12_582_912.0;
 
 /// Lanes in plain Rust, for every CPU.
 #[derive(Copy, Clone)]
@@ -61,6 +68,19 @@ unsafe impl Vector for Portable {
     unsafe fn store_part(self, to: *mut f32, n: usize) {
         // SAFETY: the caller vouches for `n` elements.
         unsafe { self.0.as_ptr().copy_to_nonoverlapping(to, n.min(8)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(self, zero: i32, to: *mut u8) {
+        let bytes = self.0.map(|x| (x + ROUNDER).to_bits().wrapping_add(zero as u32) as u8);
+        // SAFETY: the caller vouches for 8 elements.
+        unsafe { to.cast::<[u8; 8]>().write_unaligned(bytes) }
+    }
+
+    #[inline(always)]
+    unsafe fn of_integers(from: *const i32) -> Self {
+        // SAFETY: the caller vouches for 8 elements.
+        Portable(unsafe { from.cast::<[i32; 8]>().read_unaligned() }.map(|x| x as f32))
     }
 
     #[inline(always)]
@@ -141,6 +161,24 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn store_bytes(self, zero: i32, to: *mut u8) {
+            // SAFETY: as above.
+            unsafe {
+                let whole = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), _mm256_set1_epi32(zero));
+                let bytes = _mm256_and_si256(whole, _mm256_set1_epi32(0xff));
+                let (low, high) = (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
+                let words = _mm_packus_epi32(low, high);
+                _mm_storel_epi64(to.cast(), _mm_packus_epi16(words, words));
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn of_integers(from: *const i32) -> Self {
+            // SAFETY: as above.
+            Avx2(unsafe { _mm256_cvtepi32_ps(_mm256_loadu_si256(from.cast())) })
+        }
+
+        #[inline(always)]
         unsafe fn add(self, other: Self) -> Self {
             // SAFETY: as above.
             Avx2(unsafe { _mm256_add_ps(self.0, other.0) })
@@ -200,6 +238,21 @@ mod x86 {
         unsafe fn store_part(self, to: *mut f32, n: usize) {
             // SAFETY: as above; masked lanes are not written.
             unsafe { _mm512_mask_storeu_ps(to, mask16(n), self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_bytes(self, zero: i32, to: *mut u8) {
+            // SAFETY: as above.
+            unsafe {
+                let whole = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(zero));
+                _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(whole));
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn of_integers(from: *const i32) -> Self {
+            // SAFETY: as above.
+            Avx512(unsafe { _mm512_cvtepi32_ps(_mm512_loadu_si512(from.cast())) })
         }
 
         #[inline(always)]
