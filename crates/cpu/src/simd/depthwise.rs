@@ -212,9 +212,15 @@ unsafe fn finish<V: Vector, F: Finish, const N: usize>(
     channel: usize,
     o: usize,
 ) {
-    for (n, sums) in sums.into_iter().enumerate() {
-        let channel = channel + n * V::LANES;
-        // SAFETY: see `run`.
-        unsafe { r.finish.store(sums, o * r.channels + channel, channel, r.channels - channel) };
+    let (at, left) = (o * r.channels + channel, r.channels - channel);
+    // SAFETY: see `run`.
+    unsafe {
+        if N == 2 {
+            return r.finish.store_two([sums[0], sums[N - 1]], at, channel);
+        }
+        for (n, sums) in sums.into_iter().enumerate() {
+            let n = n * V::LANES;
+            r.finish.store(sums, at + n, channel + n, left - n);
+        }
     }
 }

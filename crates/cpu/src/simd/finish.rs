@@ -17,6 +17,19 @@ pub(super) trait Finish {
     /// `at` and what is left lie inside of the result; channels in whole registers lie inside of what [`takes`](Self::takes)
     /// was asked about.
     unsafe fn store<V: Vector>(&mut self, sums: V, at: usize, channel: usize, left: usize);
+
+    /// Stores two whole registers side by side.
+    ///
+    /// # Safety
+    /// As [`store`](Self::store).
+    #[inline(always)]
+    unsafe fn store_two<V: Vector>(&mut self, [a, b]: [V; 2], at: usize, channel: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            self.store(a, at, channel, V::LANES);
+            self.store(b, at + V::LANES, channel + V::LANES, V::LANES);
+        }
+    }
 }
 
 /// Floats: `clamp(sum + residual)`.
@@ -82,9 +95,7 @@ impl Finish for Scaled<'_> {
     unsafe fn store<V: Vector>(&mut self, sums: V, at: usize, channel: usize, left: usize) {
         // SAFETY: the caller's; an element has as many bytes as `len` says, and floats are stored unaligned.
         unsafe {
-            let load = |list: &[f32]| V::load(list.as_ptr().add(channel));
-            let scaled = sums.fma(load(self.factors), load(self.offsets));
-            let scaled = scaled.clamp(V::splat(self.clamp.0), V::splat(self.clamp.1));
+            let scaled = self.scaled(sums, channel);
             let out = self.out.as_mut_ptr();
             match (self.zero, left >= V::LANES) {
                 (Some(zero), true) => scaled.store_bytes(zero, out.add(at)),
@@ -96,6 +107,36 @@ impl Finish for Scaled<'_> {
                 (None, true) => scaled.store(out.add(4 * at).cast()),
                 (None, false) => scaled.store_part(out.add(4 * at).cast(), left),
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_two<V: Vector>(&mut self, [a, b]: [V; 2], at: usize, channel: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            let two = [self.scaled(a, channel), self.scaled(b, channel + V::LANES)];
+            let out = self.out.as_mut_ptr();
+            match self.zero {
+                Some(zero) => V::store_bytes_of_two(two, zero, out.add(at)),
+                None => {
+                    two[0].store(out.add(4 * at).cast());
+                    two[1].store(out.add(4 * (at + V::LANES)).cast());
+                }
+            }
+        }
+    }
+}
+
+impl Scaled<'_> {
+    /// # Safety
+    /// There are factors for a register from `channel`.
+    #[inline(always)]
+    unsafe fn scaled<V: Vector>(&self, sums: V, channel: usize) -> V {
+        // SAFETY: the caller's.
+        unsafe {
+            let load = |list: &[f32]| V::load(list.as_ptr().add(channel));
+            let scaled = sums.fma(load(self.factors), load(self.offsets));
+            scaled.clamp(V::splat(self.clamp.0), V::splat(self.clamp.1))
         }
     }
 }

@@ -117,12 +117,16 @@ unsafe fn each<V: Vector>(mut s: PairStrip<'_>, kernel: impl Fn(&Tile<'_>, &mut 
             continue;
         }
         for (m, sums) in sums.iter().enumerate().take(rows.len()) {
-            for n in (0..s.columns).step_by(V::LANES) {
-                let at = (first + m) * s.stride + n;
-                // SAFETY: result and factors reach as far as was checked.
-                unsafe {
-                    let sums = V::of_integers(sums.as_ptr().add(n));
-                    s.finish.store(sums, at, s.channel + n, s.columns - n);
+            let at = (first + m) * s.stride;
+            // SAFETY: result and factors reach as far as was checked.
+            unsafe {
+                let load = |n: usize| V::of_integers(sums.as_ptr().add(n));
+                if s.columns == 2 * V::LANES {
+                    s.finish.store_two([load(0), load(V::LANES)], at, s.channel);
+                    continue;
+                }
+                for n in (0..s.columns).step_by(V::LANES) {
+                    s.finish.store(load(n), at + n, s.channel + n, s.columns - n);
                 }
             }
         }
@@ -178,31 +182,19 @@ unsafe fn run<const M: usize, const N: usize>(t: &Tile<'_>, out: &mut Sums) {
             for (m, row) in rows.iter_mut().enumerate() {
                 *row = t.x.as_ptr().add(t.rows[m] + piece);
             }
-            macro_rules! step {
-                ($k:expr, $panel:expr) => {
-                    let mut w = [_mm256_setzero_si256(); N];
-                    for (n, w) in w.iter_mut().enumerate() {
-                        *w = _mm256_loadu_si256($panel.add(n * COLUMNS).cast());
-                    }
-                    for m in 0..M {
-                        let x = _mm256_set1_epi32(rows[m].add(2 * $k).cast::<i32>().read_unaligned());
-                        for n in 0..N {
-                            sums[m][n] = _mm256_add_epi32(sums[m][n], _mm256_madd_epi16(x, w[n]));
-                        }
-                    }
-                };
-            }
-            // Four at a time: counting takes its share otherwise.
-            let mut k = 0;
-            while k + 4 <= t.depth {
-                for i in 0..4 {
-                    step!(k + i, panel.add(2 * COLUMNS * i));
+            // One at a time: of several, the compiler would reorder the sums, and lose them from the registers.
+            for k in 0..t.depth {
+                let mut w = [_mm256_setzero_si256(); N];
+                for (n, w) in w.iter_mut().enumerate() {
+                    *w = _mm256_loadu_si256(panel.add(n * COLUMNS).cast());
                 }
-                (k, panel) = (k + 4, panel.add(2 * COLUMNS * 4));
-            }
-            while k < t.depth {
-                step!(k, panel);
-                (k, panel) = (k + 1, panel.add(2 * COLUMNS));
+                panel = panel.add(2 * COLUMNS);
+                for m in 0..M {
+                    let x = _mm256_set1_epi32(rows[m].add(2 * k).cast::<i32>().read_unaligned());
+                    for n in 0..N {
+                        sums[m][n] = _mm256_add_epi32(sums[m][n], _mm256_madd_epi16(x, w[n]));
+                    }
+                }
             }
         }
         for m in 0..M {

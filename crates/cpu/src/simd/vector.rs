@@ -19,6 +19,15 @@ pub(super) unsafe trait Vector: Copy {
     unsafe fn store_part(self, to: *mut f32, n: usize);
     /// The nearest integers, ties to even, plus `zero`; the low byte of each. Lanes are far below 2²².
     unsafe fn store_bytes(self, zero: i32, to: *mut u8);
+    /// The same of two registers, side by side.
+    #[inline(always)]
+    unsafe fn store_bytes_of_two([a, b]: [Self; 2], zero: i32, to: *mut u8) {
+        // SAFETY: the caller vouches for twice as many elements.
+        unsafe {
+            a.store_bytes(zero, to);
+            b.store_bytes(zero, to.add(Self::LANES));
+        }
+    }
     /// Lanes from `i32`.
     unsafe fn of_integers(from: *const i32) -> Self;
     unsafe fn add(self, other: Self) -> Self;
@@ -169,6 +178,20 @@ mod x86 {
                 let (low, high) = (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
                 let words = _mm_packus_epi32(low, high);
                 _mm_storel_epi64(to.cast(), _mm_packus_epi16(words, words));
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn store_bytes_of_two([a, b]: [Self; 2], zero: i32, to: *mut u8) {
+            // SAFETY: as above.
+            unsafe {
+                // Integers of 16 bits hold all there can be, and more; halves come interleaved.
+                let words = _mm256_packs_epi32(_mm256_cvtps_epi32(a.0), _mm256_cvtps_epi32(b.0));
+                let words = _mm256_add_epi16(words, _mm256_set1_epi16(zero as i16));
+                let words = _mm256_and_si256(words, _mm256_set1_epi16(0xff));
+                let words = _mm256_permute4x64_epi64(words, 0b11_01_10_00);
+                let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+                _mm_storeu_si128(to.cast(), _mm_packus_epi16(low, high));
             }
         }
 
