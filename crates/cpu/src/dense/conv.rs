@@ -130,9 +130,12 @@ fn depthwise(
             let source = g.source(0, z, t / kh).zip(g.source(1, y, t % kh));
             *row = source.map(|(z, y)| (z * g.input[1] + y) * line);
         }
+        // The lines behind those of this row: the next row reads as many as it lies below.
+        let below = rows.iter().flatten().max().map_or(x.len(), |&last| (last + line).min(x.len()));
         let row = DepthwiseRow {
             x,
             rows: &rows,
+            next: &x[below..x.len().min(below + g.stride[1] * line)],
             channels: g.in_channels,
             width: g.input[2],
             kernel: kw,

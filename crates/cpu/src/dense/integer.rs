@@ -322,6 +322,7 @@ fn depthwise(
         let row = DepthwiseRow {
             x: wide,
             rows: &rows,
+            next: &[],
             channels: g.in_channels,
             width: line / g.in_channels,
             kernel: g.kernel[2],

@@ -2,8 +2,7 @@
 
 use super::finish::Finish;
 use super::vector::{Portable, Vector};
-use super::{Isa, Kind};
-use std::ops::Range;
+use super::{Isa, Kind, fetch, shares};
 
 /// One row of the result. Each output element sums over the filter's rows, then columns, starting from the bias.
 #[derive(Debug)]
@@ -12,6 +11,8 @@ pub(crate) struct DepthwiseRow<'a, F> {
     pub x: &'a [f32],
     /// Where the input row for each filter row starts in `x`; `None` outside of the image.
     pub rows: &'a [Option<usize>],
+    /// What is read next, to be fetched meanwhile.
+    pub next: &'a [f32],
     /// Channels.
     pub channels: usize,
     /// Width of the image and of the filter; stride, dilation and padding along the row.
@@ -77,56 +78,55 @@ unsafe fn run<V: Vector, F: Finish>(r: &mut DepthwiseRow<'_, F>) {
         Some(room) => (room / r.stride + 1).clamp(first, outputs),
         None => first,
     };
-    let mut channel = 0;
-    while channel < r.channels {
-        let left = r.channels - channel;
-        // SAFETY: `channel` is inside; pixels are inside the row; `first..end` have whole windows; registers are loaded and
-        // stored whole only where all their channels are there.
-        unsafe {
-            // Two registers side by side read whole lines of the cache.
-            channel += if left >= 2 * V::LANES {
-                pixels::<V, F, 2, true>(r, channel, first..end, outputs)
-            } else if left >= V::LANES {
-                pixels::<V, F, 1, true>(r, channel, first..end, outputs)
-            } else {
-                pixels::<V, F, 1, false>(r, channel, first..end, outputs)
-            };
+    // Pixel by pixel, so that memory is read in its order.
+    // SAFETY: pixels are inside the row, and `first..end` have whole windows.
+    unsafe {
+        for o in (0..first).chain(end..outputs) {
+            channels::<V, F, 1>(r, o, false);
+        }
+        // As many at a time as sums fit the registers: one alone waits for its own sum at each step.
+        let mut o = first;
+        let mut next = shares(r.next, outputs.div_ceil(4));
+        while o + 4 <= end {
+            next.next().into_iter().for_each(fetch);
+            channels::<V, F, 4>(r, o, true);
+            o += 4;
+        }
+        while o + 2 <= end {
+            channels::<V, F, 2>(r, o, true);
+            o += 2;
+        }
+        if o < end {
+            channels::<V, F, 1>(r, o, true);
         }
     }
 }
 
-/// All pixels for `N` registers of channels, of which the ones in `whole` have their windows inside. Gives the channels.
+/// All channels of `P` pixels from `o`, which have whole windows `within` the image; only one pixel may have not.
 #[inline(always)]
-unsafe fn pixels<V: Vector, F: Finish, const N: usize, const WHOLE: bool>(
+unsafe fn channels<V: Vector, F: Finish, const P: usize>(
     r: &mut DepthwiseRow<'_, F>,
-    channel: usize,
-    whole: Range<usize>,
-    outputs: usize,
-) -> usize {
-    let Range { start: mut o, end } = whole;
-    // SAFETY: see `run`.
-    unsafe {
-        for o in (0..o).chain(end..outputs) {
-            border::<V, F, N, WHOLE>(r, channel, o);
+    o: usize,
+    within: bool,
+) {
+    let mut channel = 0;
+    while channel < r.channels {
+        let left = r.channels - channel;
+        // SAFETY: `channel` is inside; registers are loaded and stored whole only where all their channels are there; see
+        // `run` for pixels.
+        unsafe {
+            // Two registers side by side read whole lines of the cache.
+            match (left >= 2 * V::LANES, left >= V::LANES, within) {
+                (true, _, true) => inside::<V, F, P, 2, true>(r, channel, o),
+                (_, true, true) => inside::<V, F, P, 1, true>(r, channel, o),
+                (_, _, true) => inside::<V, F, P, 1, false>(r, channel, o),
+                (true, _, _) => border::<V, F, 2, true>(r, channel, o),
+                (_, true, _) => border::<V, F, 1, true>(r, channel, o),
+                _ => border::<V, F, 1, false>(r, channel, o),
+            }
         }
-        // As many at a time as sums fit the registers: one alone waits for its own sum at each step.
-        while N == 1 && o + 8 <= end {
-            inside::<V, F, 8, N, WHOLE>(r, channel, o);
-            o += 8;
-        }
-        while o + 4 <= end {
-            inside::<V, F, 4, N, WHOLE>(r, channel, o);
-            o += 4;
-        }
-        while o + 2 <= end {
-            inside::<V, F, 2, N, WHOLE>(r, channel, o);
-            o += 2;
-        }
-        if o < end {
-            inside::<V, F, 1, N, WHOLE>(r, channel, o);
-        }
+        channel += if left >= 2 * V::LANES { 2 * V::LANES } else { V::LANES };
     }
-    N * V::LANES
 }
 
 /// `P` pixels from `o`, whose windows lie inside; `WHOLE` registers of channels.

@@ -115,3 +115,25 @@ impl Default for Isa {
 
 /// Zeros that stand for whatever lies outside of an image.
 static ZEROS: [f32; 4096] = [0.0; 4096];
+
+/// Floats of a cache line.
+const LINE: usize = 16;
+
+/// Equal parts of what is to be fetched, whole cache lines.
+#[inline(always)]
+fn shares(next: &[f32], count: usize) -> std::slice::Chunks<'_, f32> {
+    next.chunks(next.len().div_ceil(count.max(1)).next_multiple_of(LINE).max(LINE))
+}
+
+/// Fetches memory into the second-level cache, where that can be asked for.
+#[inline(always)]
+fn fetch(next: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in next.iter().step_by(LINE) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: this has no effect but on time, wherever it points; x86-64 has the instruction.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = next;
+}

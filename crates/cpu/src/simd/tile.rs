@@ -5,7 +5,7 @@
 //! row, starting from the bias, by fused multiply-add.
 
 use super::vector::{Portable, Vector};
-use super::{Isa, Kind, ZEROS};
+use super::{Isa, Kind, ZEROS, fetch, shares};
 use std::ops::Range;
 
 /// The most columns that a panel has on any instruction set.
@@ -141,9 +141,7 @@ fn each(s: Strip<'_>, tall: usize, width: usize, kernel: impl Fn(&Raw)) {
         clamp,
     };
     let mut padded: [f32; 14 * WIDEST];
-    // Each tile fetches its share.
-    let share = s.next.len().div_ceil(s.tiles.len());
-    let mut next = s.next.chunks(share.next_multiple_of(LINE).max(1));
+    let mut next = shares(s.next, s.tiles.len());
     for (i, pieces) in s.tiles.iter().enumerate() {
         let (row, at) = (i * tall, i * tall * s.stride);
         raw.rows = tall.min(s.rows - row);
@@ -162,25 +160,9 @@ fn each(s: Strip<'_>, tall: usize, width: usize, kernel: impl Fn(&Raw)) {
             }
             (raw.start, raw.start_stride) = (padded.as_ptr(), WIDEST);
         }
-        next.next().unwrap_or_default().iter().step_by(LINE).for_each(prefetch);
+        next.next().into_iter().for_each(fetch);
         kernel(&raw);
     }
-}
-
-/// Floats of a cache line.
-const LINE: usize = 16;
-
-/// Fetches a line into the second-level cache.
-#[inline(always)]
-fn prefetch(at: &f32) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: this has no effect but on time, wherever it points; x86-64 has the instruction.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(at).cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
 }
 
 /// One instantiation for each number of rows, so that the sums stay in registers.
