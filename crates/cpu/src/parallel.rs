@@ -1,5 +1,6 @@
 //! Work shared out among threads. What is computed never depends on how: every piece writes its own part of the result.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Threads that help the one that runs a session.
@@ -22,6 +23,32 @@ impl Threads {
     /// How many there are, the caller's included.
     pub fn count(&self) -> usize {
         self.0.as_ref().map_or(1, |pool| pool.current_num_threads() + 1)
+    }
+
+    /// Calls `f` with the helpers awake: waking one takes longer than many operators.
+    pub fn awake<R>(&self, f: impl FnOnce() -> R) -> R {
+        let Some(pool) = &self.0 else { return f() };
+        /// Lets the helpers go, whatever becomes of `f`.
+        struct Done<'a>(&'a AtomicBool);
+        impl Drop for Done<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Release);
+            }
+        }
+        let done = AtomicBool::new(false);
+        pool.in_place_scope(|scope| {
+            for _ in 0..pool.current_num_threads() {
+                scope.spawn(|_| {
+                    while !done.load(Ordering::Acquire) {
+                        if rayon::yield_now() != Some(rayon::Yield::Executed) {
+                            std::hint::spin_loop();
+                        }
+                    }
+                });
+            }
+            let _done = Done(&done);
+            f()
+        })
     }
 
     /// Calls `work` for every item, on whichever thread is free. Each thread has a scratch of its own, made by `scratch`.
@@ -64,11 +91,23 @@ mod tests {
         for count in [1, 2, 3] {
             let threads = Threads::new(count).unwrap();
             assert_eq!(threads.count(), count);
-            for n in [0, 1, 2, 100] {
-                let mut out = vec![0usize; n];
-                threads.for_each(out.iter_mut().enumerate(), || 1, |one, (i, o)| *o += i + *one);
-                assert_eq!(out, (1..=n).collect::<Vec<_>>());
-            }
+            let work = || {
+                for n in [0, 1, 2, 100] {
+                    let mut out = vec![0usize; n];
+                    threads.for_each(out.iter_mut().enumerate(), || 1, |one, (i, o)| *o += i + *one);
+                    assert_eq!(out, (1..=n).collect::<Vec<_>>());
+                }
+            };
+            work();
+            threads.awake(work);
         }
+    }
+
+    #[test]
+    fn helpers_are_let_go_after_a_panic() {
+        let threads = Threads::new(2).unwrap();
+        let panics = || threads.awake(|| panic!("as it should"));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
+        threads.awake(|| ());
     }
 }

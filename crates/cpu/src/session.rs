@@ -310,6 +310,13 @@ impl Session for CpuSession {
     }
 
     fn run(&mut self, inputs: &[Tensor], probe: &mut Probe<'_>) -> Result<Vec<Tensor>, RunError> {
+        let threads = self.threads.clone();
+        threads.awake(|| self.run_awake(inputs, probe))
+    }
+}
+
+impl CpuSession {
+    fn run_awake(&mut self, inputs: &[Tensor], probe: &mut Probe<'_>) -> Result<Vec<Tensor>, RunError> {
         let bindings = self.program.bind(inputs)?;
         self.prepare(&bindings)?;
         let plan = &self.plans[&bindings];

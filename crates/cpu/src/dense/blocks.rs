@@ -4,6 +4,7 @@
 
 use super::Epilogue;
 use super::panels::Panels;
+use crate::parallel::Threads;
 use crate::simd::{Isa, Pieces, Strip, strip};
 use std::ops::Range;
 
@@ -49,13 +50,62 @@ pub(super) fn blocks(pieces: usize, depth: usize, width: usize) -> Vec<Block> {
     (0..pieces).flat_map(parts).collect()
 }
 
-/// `out[row · stride + first + column]` becomes the product of every row with the panels, plus bias, and the epilogue.
+/// Whether threads should share the panels rather than the rows: of few rows each part would read all panels, and these are
+/// most of what is read.
+pub(super) fn shares_columns(isa: Isa, threads: &Threads, rows: usize) -> bool {
+    threads.count() > 1 && rows < 8 * isa.rows() * threads.count()
+}
+
+/// The [`product`] of few rows with all panels, which threads share.
+pub(super) fn product_by_columns(
+    isa: Isa,
+    threads: &Threads,
+    rows: Rows<'_>,
+    offsets: impl Fn(usize, usize, &mut Vec<usize>) + Sync,
+    panels: &Panels,
+    bias: &[f32],
+    out: &mut [f32],
+    epilogue: Epilogue<'_>,
+) {
+    let (columns, width) = (panels.columns, panels.width);
+    let count = out.len() / columns.max(1);
+    let step = panels.count().div_ceil(2 * threads.count()).max(1);
+    let part = |from: usize| {
+        let some = from..panels.count().min(from + step);
+        let columns = columns.min(some.end * width) - from * width;
+        (some, columns, vec![0f32; count * columns])
+    };
+    let mut parts: Vec<(Range<usize>, usize, Vec<f32>)> =
+        (0..panels.count()).step_by(step).map(part).collect();
+    threads.for_each(
+        parts.iter_mut(),
+        || (),
+        |(), (some, columns, out)| {
+            product(isa, rows, &offsets, panels, some.clone(), bias, 0, *columns, out, Epilogue::NONE);
+        },
+    );
+    let (low, high) = epilogue.clamp;
+    for (some, part_columns, sums) in &parts {
+        for (row, sums) in sums.chunks_exact(*part_columns).enumerate() {
+            let at = row * columns + some.start * width;
+            for (i, &sum) in sums.iter().enumerate() {
+                let sum = epilogue.residual.map_or(sum, |r| sum + r[at + i]);
+                // As the kernel does: NaN stays NaN.
+                let sum = if low > sum { low } else { sum };
+                out[at + i] = if high < sum { high } else { sum };
+            }
+        }
+    }
+}
+
+/// `out[row · stride + first + column]` becomes the product of every row with some panels, plus bias, and the epilogue.
 /// `offsets(row, count, list)` lists where the pieces of some rows lie: entry `piece · count + i`.
 pub(super) fn product(
     isa: Isa,
     rows: Rows<'_>,
-    mut offsets: impl FnMut(usize, usize, &mut Vec<usize>),
+    offsets: impl Fn(usize, usize, &mut Vec<usize>),
     panels: &Panels,
+    some: Range<usize>,
     bias: &[f32],
     first: usize,
     stride: usize,
@@ -82,13 +132,13 @@ pub(super) fn product(
             pieces.set(|list| offsets(row, tall.min(count - row), list));
         }
         let height = (count - top).min(group * tall);
-        for p in 0..panels.count() {
-            let at = top * stride + first + p * width;
+        for p in some.clone() {
+            let at = top * stride + first + (p - some.start) * width;
             for (k, block) in blocks.iter().enumerate() {
                 let panel = weights(p, block);
                 let next = match blocks.get(k + 1) {
                     Some(next) => weights(p, next),
-                    None if p + 1 < panels.count() => weights(p + 1, &blocks[0]),
+                    None if p + 1 < some.end => weights(p + 1, &blocks[0]),
                     None => &[],
                 };
                 let s = Strip {

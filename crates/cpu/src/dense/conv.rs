@@ -1,7 +1,7 @@
 //! Convolutions of channels-last images, `[batch][depth][height][width][channels]`, without copying patches.
 
 use super::Epilogue;
-use super::blocks::{Rows, product};
+use super::blocks::{Rows, product, product_by_columns, shares_columns};
 use super::geometry::Geometry;
 use super::panels::{Panels, padded_bias};
 use crate::memory::Aligned;
@@ -71,33 +71,44 @@ pub(crate) fn convolve(
     if image == 0 || result == 0 {
         return;
     }
-    // Rows of a depthwise result, tiles of a dense one.
-    let unit = match &filter.weights {
-        Weights::Depthwise(..) => g.output[2],
-        Weights::Dense(_) => isa.rows(),
-    } * g.out_channels;
-    let part = parts(result, unit, threads.count());
     let images = x.chunks_exact(image).zip(out.chunks_exact_mut(result)).take(g.batch).enumerate();
-    let work: Vec<(usize, &[f32], usize, &mut [f32])> = images
-        .flat_map(|(i, (x, out))| {
-            out.chunks_mut(part).enumerate().map(move |(k, out)| (i * result + k * part, x, k * part, out))
-        })
-        .collect();
-    threads.for_each(
-        work.into_iter(),
-        || (),
-        |(), (at, x, first, out)| {
-            let epilogue =
-                Epilogue { residual: epilogue.residual.map(|r| &r[at..][..out.len()]), ..epilogue };
-            let first = first / g.out_channels;
-            match &filter.weights {
-                Weights::Depthwise(weights, padded) => {
-                    depthwise(isa, g, weights, *padded, &filter.bias[0], x, first, out, epilogue);
-                }
-                Weights::Dense(groups) => dense(isa, g, groups, &filter.bias, x, first, out, epilogue),
+    let residual = |at: usize, len: usize| epilogue.residual.map(|r| &r[at..][..len]);
+    match &filter.weights {
+        Weights::Depthwise(weights, padded) => {
+            let row = g.output[2] * g.out_channels;
+            let part = parts(result, row, threads.count());
+            let work: Vec<(usize, &[f32], usize, &mut [f32])> = images
+                .flat_map(|(i, (x, out))| {
+                    let parts = out.chunks_mut(part).enumerate();
+                    parts.map(move |(k, out)| (i * result + k * part, x, k * part, out))
+                })
+                .collect();
+            threads.for_each(
+                work.into_iter(),
+                || (),
+                |(), (at, x, first, out)| {
+                    let epilogue = Epilogue { residual: residual(at, out.len()), ..epilogue };
+                    depthwise(
+                        isa,
+                        g,
+                        weights,
+                        *padded,
+                        &filter.bias[0],
+                        x,
+                        first / g.out_channels,
+                        out,
+                        epilogue,
+                    );
+                },
+            );
+        }
+        Weights::Dense(groups) => {
+            for (i, (x, out)) in images {
+                let epilogue = Epilogue { residual: residual(i * result, result), ..epilogue };
+                dense(isa, threads, g, groups, &filter.bias, x, out, epilogue);
             }
-        },
-    );
+        }
+    }
 }
 
 /// The size of parts of `len` elements, whole `unit`s, so that `threads` have a few each.
@@ -244,11 +255,11 @@ impl<'a> Windows<'a> {
 
 fn dense(
     isa: Isa,
+    threads: &Threads,
     g: &Geometry,
     groups: &[Panels],
     bias: &[Aligned],
     x: &[f32],
-    start: usize,
     out: &mut [f32],
     epilogue: Epilogue<'_>,
 ) {
@@ -261,14 +272,30 @@ fn dense(
         None => (x, 0),
     };
     let windows = Windows::new(g, x.len() / (g.input[0] * g.input[1]), rows, shift);
-    for (group, panels) in groups.iter().enumerate() {
-        let taps = windows.taps();
-        let rows = Rows { x: &x[group * ic..], pieces: taps, depth: panels.depth / taps };
-        let offsets =
-            |row: usize, count: usize, list: &mut Vec<usize>| windows.fill(start + row, count, list);
-        let bias = bias[group].f32();
-        product(isa, rows, offsets, panels, bias, group * oc, g.out_channels, out, epilogue);
+    let taps = windows.taps();
+    let rows = |group: usize| Rows { x: &x[group * ic..], pieces: taps, depth: groups[group].depth / taps };
+    let positions = out.len() / g.out_channels;
+    if g.groups == 1 && shares_columns(isa, threads, positions) {
+        let offsets = |row: usize, count: usize, list: &mut Vec<usize>| windows.fill(row, count, list);
+        product_by_columns(isa, threads, rows(0), offsets, &groups[0], bias[0].f32(), out, epilogue);
+        return;
     }
+    let part = parts(out.len(), isa.rows() * g.out_channels, threads.count());
+    let work: Vec<(usize, &mut [f32])> = out.chunks_mut(part).enumerate().collect();
+    threads.for_each(
+        work.into_iter(),
+        || (),
+        |(), (i, out)| {
+            let residual = epilogue.residual.map(|r| &r[i * part..][..out.len()]);
+            let (epilogue, start) = (Epilogue { residual, ..epilogue }, i * part / g.out_channels);
+            let offsets =
+                |row: usize, count: usize, list: &mut Vec<usize>| windows.fill(start + row, count, list);
+            for (group, panels) in groups.iter().enumerate() {
+                let (all, first, bias) = (0..panels.count(), group * oc, bias[group].f32());
+                product(isa, rows(group), offsets, panels, all, bias, first, g.out_channels, out, epilogue);
+            }
+        },
+    );
 }
 
 /// The image with zeros left and right of each row, as wide as the last window reaches.

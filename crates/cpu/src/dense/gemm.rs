@@ -1,7 +1,7 @@
 //! Matrix products.
 
 use super::Epilogue;
-use super::blocks::{Rows, product};
+use super::blocks::{Rows, product, product_by_columns, shares_columns};
 use super::conv::parts;
 use super::panels::{Panels, padded_bias};
 use crate::kernel::KernelError;
@@ -91,6 +91,11 @@ pub(crate) fn multiply(
     epilogue: Epilogue<'_>,
 ) {
     let columns = panels.columns;
+    if shares_columns(isa, threads, m) {
+        let (out, rows) = (&mut out[..m * columns], Rows { x, pieces: 1, depth: panels.depth });
+        product_by_columns(isa, threads, rows, lines(0, stride), panels, bias.f32(), out, epilogue);
+        return;
+    }
     let part = parts(m * columns, isa.rows() * columns, threads.count());
     let work: Vec<(usize, &mut [f32])> = out[..m * columns].chunks_mut(part.max(1)).enumerate().collect();
     threads.for_each(
@@ -114,12 +119,17 @@ fn rows(
     out: &mut [f32],
     epilogue: Epilogue<'_>,
 ) {
-    let offsets = |row: usize, count: usize, list: &mut Vec<usize>| {
+    let rows = Rows { x, pieces: 1, depth: panels.depth };
+    let (all, columns) = (0..panels.count(), panels.columns);
+    product(isa, rows, lines(start, stride), panels, all, bias.f32(), 0, columns, out, epilogue);
+}
+
+/// Where rows lie that are `stride` apart, from row `start`.
+fn lines(start: usize, stride: usize) -> impl Fn(usize, usize, &mut Vec<usize>) {
+    move |row, count, list| {
         list.clear();
         list.extend((start + row..start + row + count).map(|row| row * stride));
-    };
-    let rows = Rows { x, pieces: 1, depth: panels.depth };
-    product(isa, rows, offsets, panels, bias.f32(), 0, panels.columns, out, epilogue);
+    }
 }
 
 #[cfg(test)]

@@ -53,6 +53,7 @@ fn output<'a>(out: &'a mut TensorMut<'_>) -> std::result::Result<&'a mut [f32], 
 }
 
 /// Calls `f(output pixel, first pixel of the image, windows)` for every pixel of the result.
+#[inline(always)]
 fn for_each_pixel(
     batch: usize,
     a: &[Axis; 3],
@@ -147,17 +148,26 @@ fn maxima<T: Number>(
         })
     };
     let Some(indices) = indices.first_mut().and_then(|t| t.slice::<i64>()) else {
-        for_each_pixel(shape[0], &a, |i, base, [z, y, k]| {
-            let out = &mut values[i * n..(i + 1) * n];
-            out.fill(lowest);
-            for o in pixels(z, y, k) {
-                let pixel = &x[(base + o) * n..(base + o + 1) * n];
-                c.isa.vectorize(
-                    #[inline(always)]
-                    || out.iter_mut().zip(pixel).for_each(|(b, &v)| *b = if wins(v, *b) { v } else { *b }),
-                );
-            }
-        });
+        c.isa.vectorize(
+            #[inline(always)]
+            || {
+                for_each_pixel(shape[0], &a, |i, base, [z, y, k]| {
+                    let out = &mut values[i * n..(i + 1) * n];
+                    out.fill(lowest);
+                    // Plain loops: adapters are not always inlined, and then not vectorized.
+                    for d in (z.0..z.1).step_by(z.2) {
+                        for r in (y.0..y.1).step_by(y.2) {
+                            for s in (k.0..k.1).step_by(k.2) {
+                                let pixel = &x[(base + (d * h + r) * w + s) * n..][..n];
+                                for (b, &v) in out.iter_mut().zip(pixel) {
+                                    *b = if wins(v, *b) { v } else { *b };
+                                }
+                            }
+                        }
+                    }
+                });
+            },
+        );
         return Ok(());
     };
     for_each_pixel(shape[0], &a, |i, base, [z, y, k]| {
