@@ -1,5 +1,6 @@
 //! The kernel interface: what a kernel sees of one call, and the table of all kernels.
 
+use crate::parallel::Threads;
 use crate::simd::Isa;
 use lowbit_core::dtype::DType;
 use lowbit_core::ops::OpDef;
@@ -209,6 +210,8 @@ pub struct KernelCall<'a> {
     pub inputs: &'a [TensorRef<'a>],
     /// What the CPU has, or is allowed to use.
     pub isa: Isa,
+    /// Who may help.
+    pub(crate) threads: &'a Threads,
 }
 
 impl<'a> KernelCall<'a> {

@@ -4,7 +4,7 @@ use crate::dense::Epilogue;
 use crate::dense::conv::convolve;
 use crate::dense::gemm::multiply;
 use crate::dense::integer::{self, Quantized};
-use crate::kernel::{KernelCall, KernelError, TensorMut, TensorRef};
+use crate::kernel::{Kernel, KernelCall, KernelError, TensorMut, TensorRef};
 use crate::memory::Aligned;
 use crate::parallel::Threads;
 use crate::plan::{IntegerStep, Layer, Layout, Place, Plan, Run, Shared, Step, constant_values, reorder};
@@ -20,7 +20,7 @@ use lowbit_core::quant::observer::Scan;
 use lowbit_core::symint::Bindings;
 use lowbit_core::{Tensor, TensorView};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// Runs programs on this machine's CPU.
@@ -299,9 +299,51 @@ fn carry_out(
                 .map(|((dtype, shape), bytes)| TensorMut { dtype, shape, bytes })
                 .collect();
             let op = program.graph.node(step.node).op();
-            kernel(&KernelCall { op, args: &step.args, inputs: &operands, isa }, &mut outs)
+            let call = KernelCall { op, args: &step.args, inputs: &operands, isa, threads };
+            match &mut outs[..] {
+                [out] if shares_elements(&call, out) => element_by_element(*kernel, &call, out),
+                _ => kernel(&call, &mut outs),
+            }
         }
     }
+}
+
+/// Elements that are worth another thread.
+const PART: usize = 32 * 1024;
+
+/// Whether threads can share the elements of a result: each comes from those at its place alone, and there are many.
+fn shares_elements(call: &KernelCall<'_>, out: &TensorMut<'_>) -> bool {
+    let traits = &call.op.traits;
+    let alike = call.inputs.iter().all(|x| x.shape == out.shape);
+    traits.elementwise && !traits.random && alike && call.threads.count() > 1 && out.numel() >= 2 * PART
+}
+
+/// Calls a kernel for parts of the elements.
+fn element_by_element(
+    kernel: Kernel,
+    call: &KernelCall<'_>,
+    out: &mut TensorMut<'_>,
+) -> Result<(), KernelError> {
+    let (dtype, size) = (out.dtype, out.dtype.size());
+    let failed: Mutex<Option<KernelError>> = Mutex::new(None);
+    call.threads.for_each(
+        out.bytes.chunks_mut(PART * size).enumerate(),
+        || (),
+        |(), (i, bytes)| {
+            let shape = [bytes.len() / size];
+            let part = |x: &TensorRef<'_>| x.dtype.size() * i * PART..x.dtype.size() * (i * PART + shape[0]);
+            let inputs: Vec<TensorRef<'_>> = call
+                .inputs
+                .iter()
+                .map(|x| TensorRef { dtype: x.dtype, shape: &shape, bytes: &x.bytes[part(x)] })
+                .collect();
+            let call = KernelCall { inputs: &inputs, ..*call };
+            if let Err(e) = kernel(&call, &mut [TensorMut { dtype, shape: &shape, bytes }]) {
+                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(e);
+            }
+        },
+    );
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
 impl Session for CpuSession {

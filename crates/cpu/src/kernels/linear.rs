@@ -1,7 +1,6 @@
 //! Matrix products, einsum, attention.
 
 use super::Table;
-use super::activation::softmax_row;
 use crate::dense::gemm::{Mat, gemm};
 use crate::kernel::{KernelCall, KernelError, TensorMut, TensorRef, broadcast_strides, strides};
 use crate::simd::Isa;
@@ -11,7 +10,7 @@ use std::collections::BTreeMap;
 type Result = std::result::Result<(), KernelError>;
 
 /// Runs `f` on the output as `f32`, converting back where it is another type.
-fn with_f32(out: &mut TensorMut<'_>, f: impl FnOnce(&mut [f32]) -> Result) -> Result {
+pub(super) fn with_f32(out: &mut TensorMut<'_>, f: impl FnOnce(&mut [f32]) -> Result) -> Result {
     if let Some(o) = out.slice::<f32>() {
         return f(o);
     }
@@ -258,75 +257,6 @@ fn contract(
     Ok((kept, rows.chunks_exact(g).map(|r| r.iter().sum()).collect()))
 }
 
-/// `scaled_dot_product_attention(q, k, v, mask, dropout, is_causal, scale, enable_gqa)`
-fn attention(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
-    let (q, k, v) = (c.tensor(0)?, c.tensor(1)?, c.tensor(2)?);
-    let mask = c.opt_tensor(3);
-    let causal = c.bool(5)?;
-    let rank = q.shape.len();
-    let (l, e) = (q.shape[rank - 2], q.shape[rank - 1]);
-    let (s, ev) = (k.shape[k.shape.len() - 2], v.shape[v.shape.len() - 1]);
-    let scale = c.opt_float(6).unwrap_or(1.0 / (e as f64).sqrt()) as f32;
-    let batch = &q.shape[..rank - 2];
-    let count: usize = batch.iter().product();
-    let heads = |t: &TensorRef<'_>, i: usize| -> usize {
-        // Grouped queries: several query heads read one key head; other batch dimensions broadcast.
-        let own = &t.shape[..t.shape.len() - 2];
-        let (so, st) = (strides(batch), strides(own));
-        let new = batch.len() - own.len();
-        (0..own.len())
-            .map(|d| {
-                let at = i / so[d + new] % batch[d + new];
-                (if own[d] == 1 { 0 } else { at * own[d] / batch[d + new] }) * st[d]
-            })
-            .sum()
-    };
-    let (vq, vk, vv) = (q.as_vec::<f32>(), k.as_vec::<f32>(), v.as_vec::<f32>());
-    let full: Vec<usize> = batch.iter().copied().chain([l, s]).collect();
-    let bias = mask.map(|m| {
-        let boolean = m.dtype == DType::Bool;
-        let values = m.as_vec::<f32>();
-        let steps = broadcast_strides(m.shape, &full);
-        (values, steps, boolean)
-    });
-    let so = strides(&full);
-    with_f32(&mut outs[0], |out| {
-        let mut scores = vec![0f32; l * s];
-        for i in 0..count {
-            let (ik, iv) = (heads(&k, i) * s * e, heads(&v, i) * s * ev);
-            let query = Mat::dense(&vq[i * l * e..(i + 1) * l * e], l, e);
-            gemm(c.isa, query, Mat::dense(&vk[ik..ik + s * e], s, e).t(), &mut scores)?;
-            for (r, row) in scores.chunks_exact_mut(s.max(1)).enumerate() {
-                let mut scale = scale;
-                if causal || bias.is_some() {
-                    row.iter_mut().for_each(|x| *x *= scale);
-                    scale = 1.0;
-                }
-                if causal {
-                    row.iter_mut().skip(r + 1).for_each(|x| *x = f32::NEG_INFINITY);
-                }
-                if let Some((values, steps, boolean)) = &bias {
-                    for (j, x) in row.iter_mut().enumerate() {
-                        let flat = (i * l + r) * s + j;
-                        let m =
-                            values[(0..full.len()).map(|d| flat / so[d] % full[d] * steps[d]).sum::<usize>()];
-                        *x = match boolean {
-                            true if m == 0.0 => f32::NEG_INFINITY,
-                            true => *x,
-                            false => *x + m,
-                        };
-                    }
-                }
-                // A row that sees nothing gives zeros.
-                softmax_row(c.isa, row, scale, true);
-            }
-            let values = Mat::dense(&vv[iv..iv + s * ev], s, ev);
-            gemm(c.isa, Mat::dense(&scores, l, s), values, &mut out[i * l * ev..(i + 1) * l * ev])?;
-        }
-        Ok(())
-    })
-}
-
 pub(super) const TABLE: Table = &[
     ("aten.linear.default", linear),
     ("aten.mm.default", matmul),
@@ -335,5 +265,4 @@ pub(super) const TABLE: Table = &[
     ("aten.addmm.default", addmm),
     ("aten.baddbmm.default", addmm),
     ("aten.einsum.default", einsum),
-    ("aten.scaled_dot_product_attention.default", attention),
 ];

@@ -3,6 +3,7 @@
 use crate::kernel::Kernel;
 
 mod activation;
+mod attention;
 mod cast;
 pub(crate) mod channels_last;
 pub(crate) mod conv;
@@ -23,6 +24,7 @@ pub(crate) type Table = &'static [(&'static str, Kernel)];
 
 static TABLES: &[Table] = &[
     activation::TABLE,
+    attention::TABLE,
     cast::TABLE,
     conv::TABLE,
     create::TABLE,
