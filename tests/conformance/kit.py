@@ -15,6 +15,8 @@ REPOSITORY = HERE.parents[1]
 CACHE = pathlib.Path(os.environ.get("LOWBIT_CACHE", HERE / ".cache"))
 LOWBIT = os.environ.get("LOWBIT", str(REPOSITORY / "target" / "release" / "lowbit"))
 BACKEND = "xnnpack"
+# Checks run side by side, so each of them on one processor.
+ONE = {"LOWBIT_THREADS": "1"}
 DEFAULT, STATIC, PER_TENSOR = "int8-static", "int8-static-per-channel", "int8-static-per-tensor"
 DYNAMIC = "int8-dynamic-per-channel"
 INT4_GROUP, INT4_CHANNEL = "int8-dynamic-int4-per-group", "int8-dynamic-int4-per-channel"
@@ -31,7 +33,7 @@ def call(*arguments, env=None, timeout=600):
     """Runs `lowbit` and returns its completed process. A panic or a signal is never an answer."""
     command = [LOWBIT, *map(str, arguments)]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})}
+        command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, env={**os.environ, **ONE, **(env or {})}
     )
     text = done.stdout + done.stderr
     assert done.returncode in (0, 1, 2) and "panicked at" not in text, f"{' '.join(command)}\n{done.returncode}: {text[-3000:]}"

@@ -307,7 +307,7 @@ def test_the_same_bytes_each_time(name, recipe, quantized, folder):
     for kind in ("mlpackage", "pte"):
         found = []
         for number, threads in enumerate(["1", "3"]):
-            out = lower(one.pt2, folder / f"{number}.{kind}", "ios18", env={"RAYON_NUM_THREADS": threads})
+            out = lower(one.pt2, folder / f"{number}.{kind}", "ios18", env={"LOWBIT_THREADS": threads})
             found.append(contents(out))
         arguments = ["quantize", net / "model.pt2", "--backend", BACKEND, "--recipe", recipe, "--target", "ios18"]
         arguments += ["--option", "precision=float32", "--out", folder / f"q.{kind}"]

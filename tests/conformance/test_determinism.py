@@ -20,7 +20,7 @@ def test_quantize_twice(name, recipe, folder):
     for number, threads in enumerate(["1", "1", "2", "3"]):
         pte = folder / str(number) / "m.pte"  # the report names the file
         pte.parent.mkdir()
-        report = kit.quantize(net / "model.pt2", pte, calibrate, evaluate, recipe, env={"RAYON_NUM_THREADS": threads})
+        report = kit.quantize(net / "model.pt2", pte, calibrate, evaluate, recipe, env={"LOWBIT_THREADS": threads})
         for timing in ("seconds", "peak_rss_bytes"):
             report.pop(timing)
         text = json.dumps(report).replace(str(pte), "m.pte")
@@ -35,7 +35,7 @@ def test_run_and_lower_twice(name, folder):
     net = kit.CACHE / "zoo" / name
     outputs, files = set(), set()
     for threads in ["1", "2", "3"]:
-        env = {"RAYON_NUM_THREADS": threads}
+        env = {"LOWBIT_THREADS": threads}
         kit.lowbit("run", net / "model.pt2", "--data", net / "data.npz", "--out", folder / "out.npz", env=env)
         outputs.add(b"".join(x.tobytes() for x in kit.outputs(folder / "out.npz")))
         kit.lowbit("lower", net / "model.pt2", "--backend", kit.BACKEND, "--out", folder / "m.pte", env=env)

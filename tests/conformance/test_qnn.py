@@ -147,7 +147,7 @@ def test_the_same_bytes_each_time(folder):
         found = []
         for number, threads in enumerate(["1", "3"]):
             out = folder / f"{number}.{kind}"
-            kit.lowbit("lower", q, "--backend", BACKEND, "--out", out, env={**HERE, "RAYON_NUM_THREADS": threads})
+            kit.lowbit("lower", q, "--backend", BACKEND, "--out", out, env={**HERE, "LOWBIT_THREADS": threads})
             found.append(out.read_bytes())
         assert found[0] == found[1], kind
 

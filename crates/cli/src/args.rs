@@ -1,7 +1,11 @@
 //! Commands and their options.
 
+use crate::error::CliError;
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use lowbit_cpu::CpuExecutor;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::thread::available_parallelism;
 
 /// Quantize PyTorch models and write files that device runtimes load.
 #[derive(Debug, Parser)]
@@ -50,6 +54,29 @@ pub struct Target {
     pub options: Vec<(String, String)>,
 }
 
+/// How programs run on this CPU.
+#[derive(Debug, Default, ClapArgs)]
+pub struct Execution {
+    /// Threads to compute with; one a processor by default. Results do not depend on it
+    #[arg(long, value_name = "N", env = "LOWBIT_THREADS")]
+    pub threads: Option<NonZeroUsize>,
+    /// Compute quantized layers in floating point, as PyTorch runs such programs, rather than on integers
+    #[arg(long)]
+    pub simulate: bool,
+}
+
+impl Execution {
+    /// What runs programs this way.
+    ///
+    /// # Errors
+    /// When the system gives no threads.
+    pub fn executor(&self) -> Result<CpuExecutor, CliError> {
+        let threads = self.threads.or_else(|| available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+        let executor = CpuExecutor::default().threads(threads)?;
+        Ok(if self.simulate { executor.simulated() } else { executor })
+    }
+}
+
 #[derive(Debug, ClapArgs)]
 pub struct Quantize {
     /// The model: what torch.export.save wrote
@@ -78,6 +105,8 @@ pub struct Quantize {
     /// Write the quantized program, which torch.export.load and lowbit read; without --out, nothing is lowered
     #[arg(long, value_name = "Q.pt2")]
     pub save_quantized: Option<PathBuf>,
+    #[command(flatten)]
+    pub execution: Execution,
     /// Write a report
     #[arg(long, value_name = "FILE.json")]
     pub report: Option<PathBuf>,
@@ -101,6 +130,8 @@ pub struct Evaluate {
     /// The backend whose arithmetic is predicted; needed where several have their own for what is quantized at run time
     #[arg(long)]
     pub backend: Option<String>,
+    #[command(flatten)]
+    pub execution: Execution,
     /// Write a report
     #[arg(long, value_name = "FILE.json")]
     pub report: Option<PathBuf>,
@@ -143,6 +174,8 @@ pub struct Debug {
     /// Show so many nodes; 20 in the table and all in JSON by default
     #[arg(long, value_name = "N")]
     pub top: Option<usize>,
+    #[command(flatten)]
+    pub execution: Execution,
     /// Print as JSON instead of a table
     #[arg(long)]
     pub json: bool,
@@ -167,6 +200,8 @@ pub struct Run {
     /// An option of the backend
     #[arg(long = "option", value_name = "NAME=VALUE", value_parser = name_value, requires = "on")]
     pub options: Vec<(String, String)>,
+    #[command(flatten)]
+    pub execution: Execution,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -187,13 +222,13 @@ pub struct Bench {
     pub recipe: Option<String>,
     /// Runs that are measured, after two that are not
     #[arg(long, value_name = "N", default_value = "10")]
-    pub runs: std::num::NonZeroUsize,
+    pub runs: NonZeroUsize,
     /// Show so many operators in the table
     #[arg(long, value_name = "N", default_value = "20")]
     pub top: usize,
     /// Threads in all
     #[arg(long, value_name = "N", default_value = "1")]
-    pub threads: std::num::NonZeroUsize,
+    pub threads: NonZeroUsize,
     /// Compute quantized layers in floating point, as PyTorch runs such programs, rather than on integers
     #[arg(long)]
     pub simulate: bool,

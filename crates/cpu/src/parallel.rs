@@ -40,8 +40,9 @@ impl Threads {
             for _ in 0..pool.current_num_threads() {
                 scope.spawn(|_| {
                     while !done.load(Ordering::Acquire) {
+                        // The caller comes first where processors are few.
                         if rayon::yield_now() != Some(rayon::Yield::Executed) {
-                            std::hint::spin_loop();
+                            std::thread::yield_now();
                         }
                     }
                 });

@@ -9,7 +9,6 @@ use crate::output::progress;
 use crate::report::decibels;
 use lowbit_core::backend::Options;
 use lowbit_core::flow::{Culprit, Debugger, Findings, Measure, device_program};
-use lowbit_cpu::CpuExecutor;
 use serde::Serialize;
 
 /// Rows of the table, unless told otherwise.
@@ -22,7 +21,7 @@ pub fn run(args: &Debug, quiet: bool) -> Result<(), CliError> {
     let backend = named.map_or_else(|| chosen(&quantized), Ok)?;
     let lowering = backend.lowering(&Options::new())?;
     let quantized = device_program(&quantized, &|p, n| lowering.dynamic_dims(p, n))?;
-    let mut debugger = Debugger::new(&float, &quantized, &CpuExecutor::default())?;
+    let mut debugger = Debugger::new(&float, &quantized, &args.execution.executor()?)?;
     let bar = progress("comparing", quiet);
     for call in data.calls(&float) {
         let call = call?;

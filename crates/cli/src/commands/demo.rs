@@ -3,7 +3,7 @@
 use super::lower::{Output, lower_and_write};
 use super::quantize::{Calls, quantize};
 use super::{Timer, emit_report};
-use crate::args::Demo;
+use crate::args::{Demo, Execution};
 use crate::data::{Call, Dataset};
 use crate::error::CliError;
 use crate::report::Report;
@@ -35,6 +35,7 @@ pub fn run(args: &Demo, quiet: bool) -> Result<(), CliError> {
     let out = Output::of(&out, backend)?;
     let (calibration, evaluation) = (Embedded(CALIBRATION), Embedded(EVALUATION));
     quantize(
+        &Execution::default().executor()?,
         &float,
         &*quantizer,
         &mut report,

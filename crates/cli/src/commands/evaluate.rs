@@ -13,7 +13,6 @@ use lowbit_core::Registry;
 use lowbit_core::backend::{Backend, Options};
 use lowbit_core::flow::Evaluator;
 use lowbit_core::ir::Program;
-use lowbit_cpu::CpuExecutor;
 
 pub fn run(args: &Evaluate, quiet: bool) -> Result<(), CliError> {
     // What a backend's own file computes is said by the file.
@@ -43,7 +42,7 @@ pub fn run(args: &Evaluate, quiet: bool) -> Result<(), CliError> {
     let mut report = Report { backend: name.unwrap_or_default(), ..Report::default() };
     report.seconds.import = timer.lap();
     report.add_program(&quantized, None);
-    let executor = CpuExecutor::default();
+    let executor = args.execution.executor()?;
     let evaluator = match backend {
         Some(b) => {
             let lowering = b.lowering(&Options::new())?;

@@ -54,6 +54,7 @@ pub fn run(args: &Quantize, quiet: bool) -> Result<(), CliError> {
         quantizer.filter(Arc::new(filter)).map_err(lowbit_core::flow::Error::from)?;
     }
     quantize(
+        &args.execution.executor()?,
         &float,
         &*quantizer,
         &mut report,
@@ -87,6 +88,7 @@ fn save(converted: &Converted, path: &Path, report: &mut Report) -> Result<(), C
 
 /// Prepare, calibrate, convert, evaluate; `finish` lowers. Also what the demo runs.
 pub(super) fn quantize(
+    executor: &CpuExecutor,
     float: &Program,
     quantizer: &dyn Quantizer,
     report: &mut Report,
@@ -96,15 +98,14 @@ pub(super) fn quantize(
     evaluation: &dyn Calls,
     finish: impl FnOnce(&Converted, &mut Report, &mut Timer) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
-    let executor = CpuExecutor::default();
-    let mut prepared = prepare_with(float.clone(), quantizer, &executor)?;
+    let mut prepared = prepare_with(float.clone(), quantizer, executor)?;
     report.seconds.prepare = timer.lap();
 
     if prepared.needs_data() {
         if calibration.is_empty() {
             return Err(no_data(report, float));
         }
-        let mut session = prepared.load(&executor)?;
+        let mut session = prepared.load(executor)?;
         let bar = progress("calibrating", quiet);
         calibration.each(float, &mut |call| {
             let done = prepared.calibrate(&mut *session, &call.inputs);
@@ -120,13 +121,13 @@ pub(super) fn quantize(
             .push(format!("{place}: {count} NaN or infinite elements during calibration were left out"));
     }
     report.seconds.calibrate = timer.lap();
-    let converted = prepared.revise(quantizer)?.convert(&executor)?;
+    let converted = prepared.revise(quantizer)?.convert(executor)?;
     report.add_sites(&converted);
     report.seconds.convert = timer.lap();
 
     finish(&converted, report, timer)?;
     if !evaluation.is_empty() {
-        compare(Evaluator::new(float, &converted, &executor)?, float, evaluation, quiet, report)?;
+        compare(Evaluator::new(float, &converted, executor)?, float, evaluation, quiet, report)?;
         report.seconds.evaluate = timer.lap();
     }
     Ok(())

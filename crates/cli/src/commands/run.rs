@@ -29,12 +29,12 @@ pub fn run(args: &Run, quiet: bool) -> Result<(), CliError> {
             };
             let lowering = backend.lowering(&options(&target))?;
             let program = exported(&args.model)?;
-            let results = on_device(&program, &*lowering, &data, quiet)?;
+            let results = on_device(&args.execution.executor()?, &program, &*lowering, &data, quiet)?;
             (program, results)
         }
         None => {
             let program = import(&args.model)?;
-            let mut session = CpuExecutor::default().load(&program, &[])?;
+            let mut session = args.execution.executor()?.load(&program, &[])?;
             let results =
                 all(&program, &data, quiet, &mut |inputs| Ok(session.run(inputs, &mut |_, _| {})?))?;
             (program, results)
@@ -67,15 +67,15 @@ fn all(
 
 /// Lowers the program and runs it: delegates on the backend's device, what stays outside on the CPU.
 fn on_device(
+    executor: &CpuExecutor,
     program: &Program,
     lowering: &dyn Lowering,
     data: &Dataset,
     quiet: bool,
 ) -> Result<Vec<Vec<Tensor>>, CliError> {
-    let executor = CpuExecutor::default();
     let device = lowering.device()?;
     let mut folded = program.clone();
-    let fold = FoldConstants { executor: &executor };
+    let fold = FoldConstants { executor };
     Pipeline::run_one(&fold, &mut folded).map_err(lowbit_core::flow::Error::from)?;
     let lowered = lower(folded, &[lowering]).map_err(lowbit_core::flow::Error::from)?;
     let outside = lowered.nodes.iter().filter(|n| matches!(n.place, Place::Outside(_))).count();
@@ -84,7 +84,7 @@ fn on_device(
         eprintln!("{} of {all} nodes in {delegates} delegates, {outside} on the CPU", all - outside);
     }
     all(program, data, quiet, &mut |inputs| {
-        run_lowered(&lowered, &*device, &executor, inputs).map_err(|e| match e {
+        run_lowered(&lowered, &*device, executor, inputs).map_err(|e| match e {
             DeviceError::Outside(e) => e.into(),
             other => CliError::Other(other.to_string()),
         })
