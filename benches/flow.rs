@@ -3,6 +3,7 @@
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use lowbit_benches::{mobilenet_v2, sample};
 use lowbit_core::backend::{Backend, Options};
+use lowbit_core::executor::Executor;
 use lowbit_core::flow::{self, Prepared};
 use lowbit_core::ir::Program;
 use lowbit_cpu::CpuExecutor;
@@ -39,6 +40,10 @@ fn stages(c: &mut Criterion) {
         );
     });
     let converted = calibrated().convert(&executor).expect("it was calibrated").program;
+    for (name, program) in [("run_float", &program), ("run_integers", &converted)] {
+        let mut session = executor.load(program, &[]).expect("it can be run");
+        group.bench_function(name, |b| b.iter(|| session.run(&x, &mut |_, _| {}).expect("it runs")));
+    }
     let lowering = lowbit_xnnpack::Xnnpack.lowering(&Options::new()).expect("no options");
     group.bench_function("lower", |b| {
         b.iter(|| flow::lower(converted.clone(), &[&*lowering]).expect("it is lowered"));

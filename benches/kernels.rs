@@ -1,8 +1,11 @@
-//! How fast are convolutions and linear layers in f32? Throughput counts multiplications, so `elem/s` times two is FLOPS.
+//! How fast are convolutions, linear layers and attention in f32, and what of these there is in 8-bit integers? Throughput
+//! counts multiplications, so `elem/s` times two is FLOPS.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lowbit_benches::{Net, sample};
+use lowbit_core::backend::{Backend, Options};
 use lowbit_core::executor::Executor;
+use lowbit_core::flow;
 use lowbit_core::ir::{Arg, Program};
 use lowbit_core::ops;
 use lowbit_cpu::CpuExecutor;
@@ -32,6 +35,19 @@ fn run(c: &mut Criterion, name: &str, program: &Program, shape: &[usize], produc
     group.bench_function(name, |b| b.iter(|| session.run(&x, &mut |_, _| {}).expect("it runs")));
 }
 
+/// The same in f32 and in integers, which include what quantizes the input and dequantizes the result.
+fn run_both(c: &mut Criterion, name: &str, program: &Program, shape: &[usize], products: u64) {
+    run(c, name, program, shape, products);
+    let quantizer = lowbit_xnnpack::Xnnpack.quantizer("int8-static-per-channel", &Options::new());
+    let quantizer = quantizer.expect("its own recipe");
+    let executor = CpuExecutor::default();
+    let mut prepared = flow::prepare(program.clone(), &*quantizer).expect("it can be quantized");
+    let mut session = prepared.load(&executor).expect("it can be run");
+    prepared.calibrate(&mut *session, &[sample(shape, 4)]).expect("it runs");
+    let converted = prepared.convert(&executor).expect("it was calibrated").program;
+    run(c, &format!("{name}_integers"), &converted, shape, products);
+}
+
 fn convolutions(c: &mut Criterion) {
     for (name, (program, shape, products)) in [
         ("conv_3x3_64_56", conv(64, 64, 56, 3, 1, 1)),
@@ -41,7 +57,7 @@ fn convolutions(c: &mut Criterion) {
         ("depthwise_3x3_144_56", conv(144, 144, 56, 3, 1, 144)),
         ("depthwise_3x3_stride_2_144_56", conv(144, 144, 56, 3, 2, 144)),
     ] {
-        run(c, name, &program, &shape, products);
+        run_both(c, name, &program, &shape, products);
     }
 }
 
@@ -53,9 +69,17 @@ fn linears(c: &mut Criterion) {
         let x = net.input(&[rows, from]);
         let w = net.weight(&[to, from]);
         let y = net.op(&ops::LINEAR, vec![Arg::from(x), w.into()]);
-        run(c, name, &net.finish(y), &[rows, from], (rows * from * to) as u64);
+        run_both(c, name, &net.finish(y), &[rows, from], (rows * from * to) as u64);
     }
 }
 
-criterion_group!(benches, convolutions, linears);
+fn attention(c: &mut Criterion) {
+    let shape = [1, 6, 197, 64];
+    let mut net = Net::default();
+    let x = net.input(&shape);
+    let y = net.op(&ops::SCALED_DOT_PRODUCT_ATTENTION, vec![x.into(), x.into(), x.into()]);
+    run(c, "attention_6x197x64", &net.finish(y), &shape, 2 * 6 * 197 * 197 * 64);
+}
+
+criterion_group!(benches, convolutions, linears, attention);
 criterion_main!(benches);

@@ -4,7 +4,7 @@ use super::import::exported;
 use super::{Timer, emit_report};
 use crate::args::{Lower, Target};
 use crate::error::CliError;
-use crate::output::{check_folder, check_writable, write_file, write_folder};
+use crate::output::{check_folder, check_writable, write_file, write_folder, write_with};
 use crate::report::Report;
 use lowbit_core::Registry;
 use lowbit_core::backend::{Artifact, Backend, Format, Lowering, Options};
@@ -101,7 +101,8 @@ fn write_lowered(
     } else {
         let lowered = lower(program, &[lowering]).map_err(lowbit_core::flow::Error::from)?;
         report.add_nodes(&lowered.nodes, converted);
-        write_file(out.path, &lowbit_pte::write(&lowered)?)?;
+        let pte = lowbit_pte::Pte::new(&lowered)?;
+        write_with(out.path, |f| pte.write_to(f))?;
     }
     report.add_file(out.path)?;
     report.seconds.lower = timer.lap();
