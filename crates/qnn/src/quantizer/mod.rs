@@ -49,9 +49,15 @@ const MOST_STEPS: i64 = 256;
 
 /// Products with constants become layers, and what the chip has no operator for is taken apart.
 fn pieces() -> Pipeline {
-    let layers = Pipeline::default().then(ProductsToLinear).then(Recompose).then(FoldBatchNorm);
-    let pieces = layers.then(BatchNormToConv).then(Decompose { keep }).then(Recompose);
-    pieces.then(Unroll { most: MOST_STEPS }).then(FewerDimensions { most: MAX_RANK }).then(masks::MasksLast)
+    let layers = Pipeline::default().then(ProductsToLinear).then(Decompose { keep: is_not_padded_by_word });
+    let layers = layers.then(Recompose).then(FoldBatchNorm).then(BatchNormToConv);
+    let pieces = layers.then(Decompose { keep }).then(Unroll { most: MOST_STEPS });
+    pieces.then(FewerDimensions { most: MAX_RANK }).then(masks::MasksLast)
+}
+
+/// A convolution with padding `"same"` or `"valid"` is taken apart, and put together with numbers.
+fn is_not_padded_by_word(program: &Program, n: NodeId) -> bool {
+    ![&ops::CONV1D_PADDING, &ops::CONV2D_PADDING, &ops::CONV3D_PADDING].contains(&program.graph.node(n).op())
 }
 
 /// Operators that a rule quantizes stay whole.

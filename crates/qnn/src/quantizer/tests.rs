@@ -258,7 +258,7 @@ fn pieces_are_quantized() {
         "8a8w",
         &[],
     );
-    assert!(lines.iter().any(|l| l.starts_with("convolution") && l.contains("i8")), "{lines:?}");
+    assert!(lines.iter().any(|l| l.starts_with("convolution:") && l.contains("i8")), "{lines:?}");
     assert!(lines.iter().any(|l| l.starts_with("log:") && l.contains("->")), "{lines:?}");
 }
 
