@@ -215,6 +215,16 @@ pub struct KernelCall<'a> {
 }
 
 impl<'a> KernelCall<'a> {
+    /// A call outside of a run: nobody helps.
+    pub(crate) fn alone(
+        op: &'static OpDef,
+        args: &'a [ConcreteArg],
+        inputs: &'a [TensorRef<'a>],
+        isa: Isa,
+    ) -> Self {
+        KernelCall { op, args, inputs, isa, threads: Threads::ALONE }
+    }
+
     fn missing<T>(&self, i: usize, what: &str) -> Result<T, KernelError> {
         let name = self.op.schema().args.get(i).map_or("?", |a| &a.name[..]);
         Err(KernelError(format!("argument {name} should be {what}")))

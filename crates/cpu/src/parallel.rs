@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) struct Threads(Option<Arc<rayon::ThreadPool>>);
 
 impl Threads {
+    /// The caller and nobody else.
+    pub const ALONE: &'static Threads = &Threads(None);
+
     /// `count` threads in all, the caller's included.
     ///
     /// # Errors

@@ -33,7 +33,8 @@ pub struct Prepared {
     pub(super) not_finite: BTreeMap<ValueId, usize>,
 }
 
-/// Prepares a program: folds batch norms, lets the quantizer transform and annotate it, and makes observers.
+/// Prepares a program: folds batch norms, lets the quantizer transform and annotate it, and makes observers. With an executor
+/// at hand, [`prepare_with`] is better for some quantizers, and the same for the others.
 ///
 /// # Errors
 /// When the quantizer refuses, or specs contradict each other.

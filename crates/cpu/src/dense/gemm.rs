@@ -73,8 +73,7 @@ pub(crate) fn gemm(isa: Isa, a: Mat<'_>, b: Mat<'_>, out: &mut [f32]) -> Result<
         (&dense[..], k)
     };
     let panels = Panels::new(isa, b);
-    let alone = Threads::default();
-    multiply(isa, &alone, rows, m, stride, &panels, &padded_bias(None, n), out, Epilogue::NONE);
+    multiply(isa, Threads::ALONE, rows, m, stride, &panels, &padded_bias(None, n), out, Epilogue::NONE);
     Ok(())
 }
 

@@ -301,10 +301,11 @@ fn depthwise(
     let (line, span) = (line_length(g), span(g));
     // Which line of the image each widened one is; rows of the result share most of theirs with the next.
     let mut held = vec![None; g.kernel[0] * span];
+    let mut rows = vec![None; g.kernel[0] * g.kernel[1]];
     for (row, out) in
         strip.rows.clone().zip(out.chunks_exact_mut(g.output[2] * g.in_channels * rescale.size()))
     {
-        let mut widened = |t: usize| {
+        for (t, place) in rows.iter_mut().enumerate() {
             let (plane, tap) = (t / g.kernel[1], t % g.kernel[1]);
             let z = (strip.z * g.stride[0] + plane * g.dilation[0]) as i64 - g.padding[0];
             let y = (row * g.stride[1] + tap * g.dilation[1]) as i64 - g.padding[1];
@@ -316,9 +317,8 @@ fn depthwise(
                     || widen_line(g, x, z, y, to, 0.0, f32::from),
                 );
             held[slot] = there.then_some(y);
-            there.then_some(slot * line)
-        };
-        let rows: Vec<Option<usize>> = (0..g.kernel[0] * g.kernel[1]).map(&mut widened).collect();
+            *place = there.then_some(slot * line);
+        }
         let row = DepthwiseRow {
             x: wide,
             rows: &rows,

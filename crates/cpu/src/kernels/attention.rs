@@ -92,13 +92,13 @@ fn attention(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
             || (vec![0f32; l * s], empty(), empty()),
             |(scores, keys, values), (i, out)| {
                 let (ik, iv) = (heads(&k, i) * s * e, heads(&v, i) * s * ev);
-                let (alone, query) = (Threads::default(), &vq[i * l * e..(i + 1) * l * e]);
+                let query = &vq[i * l * e..(i + 1) * l * e];
                 keys.pack(Mat::dense(&vk[ik..ik + s * e], s, e).t());
-                multiply(c.isa, &alone, query, l, e, keys, &none, scores, Epilogue::NONE);
+                multiply(c.isa, Threads::ALONE, query, l, e, keys, &none, scores, Epilogue::NONE);
                 let rows = scores.chunks_exact_mut(s.max(1)).enumerate();
                 rows.for_each(|(r, row)| softmax(i, r, row));
                 values.pack(Mat::dense(&vv[iv..iv + s * ev], s, ev));
-                multiply(c.isa, &alone, scores, l, s, values, &none, out, Epilogue::NONE);
+                multiply(c.isa, Threads::ALONE, scores, l, s, values, &none, out, Epilogue::NONE);
             },
         );
         Ok(())

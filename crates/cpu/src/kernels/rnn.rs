@@ -56,7 +56,7 @@ impl Affine {
         out.resize(rows * self.panels.columns, 0.0);
         multiply(
             self.isa,
-            &Threads::default(),
+            Threads::ALONE,
             x,
             rows,
             self.panels.depth,

@@ -2,7 +2,6 @@
 //! alone (dequantized weights, above all).
 
 use crate::kernel::{KernelCall, TensorMut, TensorRef, kernel};
-use crate::parallel::Threads;
 use crate::plan::concrete;
 use crate::simd::Isa;
 use lowbit_core::Tensor;
@@ -96,11 +95,7 @@ fn compute(
         })
         .collect();
     let args = concrete(program, n, &bindings)?;
-    kernel(
-        &KernelCall { op: node.op(), args: &args, inputs: &inputs, isa, threads: &Threads::default() },
-        &mut outs,
-    )
-    .map_err(|e| fail(e.0))?;
+    kernel(&KernelCall::alone(node.op(), &args, &inputs, isa), &mut outs).map_err(|e| fail(e.0))?;
     let results = outs.iter().map(|out| {
         let bytes = bytes::Bytes::copy_from_slice(out.bytes);
         Tensor::from_bytes(out.dtype, out.shape, bytes).map_err(|e| fail(e.to_string()))

@@ -8,7 +8,6 @@ use crate::dense::geometry::Geometry;
 use crate::dense::integer::{IntegerFilter, line};
 use crate::dense::rescale::{Addition, Grid, Rescale};
 use crate::kernel::{KernelCall, TensorMut, TensorRef, kernel};
-use crate::parallel::Threads;
 use lowbit_core::DType;
 use lowbit_core::executor::RunError;
 use lowbit_core::ir::{NodeId, ValueId};
@@ -183,13 +182,7 @@ impl Builder<'_> {
                 let inputs = [TensorRef { dtype, shape: &[256], bytes: input }];
                 let out = &mut bytemuck::cast_slice_mut(&mut made)[..len(to)];
                 let mut outs = [TensorMut { dtype: to, shape: &[256], bytes: out }];
-                let call = KernelCall {
-                    op: node.op(),
-                    args: &args,
-                    inputs: &inputs,
-                    isa: self.isa,
-                    threads: &Threads::default(),
-                };
+                let call = KernelCall::alone(node.op(), &args, &inputs, self.isa);
                 run(&call, &mut outs).map_err(|e| fail(e.0))?;
             }
             (bytes, dtype) = (made, to);
@@ -212,13 +205,7 @@ impl Builder<'_> {
         let args = concrete(self.program, n, self.bindings)?;
         let of = |shape| TensorRef { dtype: DType::F32, shape, bytes: &[] };
         let shapes = [of(&x[..]), of(&w)];
-        let call = KernelCall {
-            op: node.op(),
-            args: &args,
-            inputs: &shapes,
-            isa: self.isa,
-            threads: &Threads::default(),
-        };
+        let call = KernelCall::alone(node.op(), &args, &shapes, self.isa);
         crate::kernels::conv::geometry(&call, out).map_err(|e| RunError::node(self.program, n, e.0))
     }
 }

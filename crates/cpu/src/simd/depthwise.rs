@@ -35,7 +35,6 @@ pub(crate) struct DepthwiseRow<'a, F> {
 ///
 /// # Panics
 /// When slices are too short for what the other fields say: a bug of the caller.
-#[allow(private_bounds)]
 pub(crate) fn depthwise_row<F: Finish>(isa: Isa, mut r: DepthwiseRow<'_, F>) {
     let line = r.width * r.channels;
     assert!(r.rows.iter().flatten().all(|&o| o + line <= r.x.len()));

@@ -3,7 +3,7 @@
 use super::vector::Vector;
 
 /// Finishes sums and stores them.
-pub(super) trait Finish {
+pub(crate) trait Finish {
     /// Elements of the result.
     fn len(&self) -> usize;
 
@@ -58,7 +58,8 @@ impl Finish for Floats<'_> {
         unsafe {
             let mut sums = sums;
             if let Some(residual) = self.residual {
-                sums = sums.add(V::load_part(residual.as_ptr().add(at), left));
+                let from = residual.as_ptr().add(at);
+                sums = sums.add(if left >= V::LANES { V::load(from) } else { V::load_part(from, left) });
             }
             let sums = sums.clamp(V::splat(self.clamp.0), V::splat(self.clamp.1));
             let out = self.out.as_mut_ptr().add(at);

@@ -8,7 +8,7 @@
 /// # Safety
 /// Implementations may need CPU features; their methods may only be called where those are enabled and detected.
 /// Pointers must be valid for [`LANES`](Vector::LANES) elements, or for `n` elements in the `_part` methods.
-pub(super) unsafe trait Vector: Copy {
+pub(crate) unsafe trait Vector: Copy {
     /// Elements in a register.
     const LANES: usize;
     unsafe fn splat(x: f32) -> Self;
