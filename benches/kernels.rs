@@ -35,17 +35,23 @@ fn run(c: &mut Criterion, name: &str, program: &Program, shape: &[usize], produc
     group.bench_function(name, |b| b.iter(|| session.run(&x, &mut |_, _| {}).expect("it runs")));
 }
 
+/// The program as a recipe of XNNPACK's quantizes it.
+fn quantized(program: &Program, recipe: &str, shape: &[usize]) -> Program {
+    let quantizer = lowbit_xnnpack::Xnnpack.quantizer(recipe, &Options::new()).expect("its own recipe");
+    let executor = CpuExecutor::default();
+    let mut prepared = flow::prepare(program.clone(), &*quantizer).expect("it can be quantized");
+    if prepared.needs_data() {
+        let mut session = prepared.load(&executor).expect("it can be run");
+        prepared.calibrate(&mut *session, &[sample(shape, 4)]).expect("it runs");
+    }
+    prepared.convert(&executor).expect("it was calibrated").program
+}
+
 /// The same in f32 and in integers, which include what quantizes the input and dequantizes the result.
 fn run_both(c: &mut Criterion, name: &str, program: &Program, shape: &[usize], products: u64) {
     run(c, name, program, shape, products);
-    let quantizer = lowbit_xnnpack::Xnnpack.quantizer("int8-static-per-channel", &Options::new());
-    let quantizer = quantizer.expect("its own recipe");
-    let executor = CpuExecutor::default();
-    let mut prepared = flow::prepare(program.clone(), &*quantizer).expect("it can be quantized");
-    let mut session = prepared.load(&executor).expect("it can be run");
-    prepared.calibrate(&mut *session, &[sample(shape, 4)]).expect("it runs");
-    let converted = prepared.convert(&executor).expect("it was calibrated").program;
-    run(c, &format!("{name}_integers"), &converted, shape, products);
+    let integers = quantized(program, "int8-static-per-channel", shape);
+    run(c, &format!("{name}_integers"), &integers, shape, products);
 }
 
 fn convolutions(c: &mut Criterion) {
@@ -69,7 +75,14 @@ fn linears(c: &mut Criterion) {
         let x = net.input(&[rows, from]);
         let w = net.weight(&[to, from]);
         let y = net.op(&ops::LINEAR, vec![Arg::from(x), w.into()]);
-        run_both(c, name, &net.finish(y), &[rows, from], (rows * from * to) as u64);
+        let (program, shape, products) = (net.finish(y), [rows, from], (rows * from * to) as u64);
+        run_both(c, name, &program, &shape, products);
+        // Rows quantized while running; weights of 8 bits, and of 4 in groups of 32.
+        for (kind, recipe) in
+            [("dynamic", "int8-dynamic-per-channel"), ("dynamic_int4", "int8-dynamic-int4-per-group")]
+        {
+            run(c, &format!("{name}_{kind}"), &quantized(&program, recipe, &shape), &shape, products);
+        }
     }
 }
 

@@ -125,7 +125,9 @@ pub(super) fn operators(p: &Program) -> Vec<&'static str> {
 pub(super) fn params(c: &Converted, value: &str, user: Option<(&str, u32)>) -> QParams {
     let wanted = user.map(|(n, slot)| (n.to_string(), slot));
     let found = c.sites.iter().find(|s| s.value == value && s.user == wanted);
-    found.and_then(|s| s.params.clone()).unwrap_or_else(|| panic!("{value} {user:?} has no parameters"))
+    found
+        .and_then(|s| s.params.as_deref().cloned())
+        .unwrap_or_else(|| panic!("{value} {user:?} has no parameters"))
 }
 
 const TWICE: &str = "program {

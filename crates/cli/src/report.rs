@@ -42,9 +42,8 @@ pub struct Site {
     pub quant_max: Option<i64>,
     pub axis: Option<u32>,
     /// Empty when the device chooses at run time.
-    pub scale: Vec<f64>,
-    #[serde(serialize_with = "whole_numbers")]
-    pub zero_point: Vec<f64>,
+    pub scale: Numbers,
+    pub zero_point: Numbers,
     pub observer: String,
     /// Signal to quantization noise of the values that are no outliers, in dB; `null` where nothing was observed.
     pub fit_db: Option<f64>,
@@ -113,12 +112,33 @@ fn decibels_option<S: Serializer>(x: &Option<f64>, s: S) -> Result<S::Ok, S::Err
     decibels(&x.unwrap_or(999.0), s)
 }
 
+/// The most numbers that a report lists of one site. A weight in groups of 32 has millions; the quantized program has them all.
+const LISTED: usize = 4096;
+
+/// Scales or zero points: each, or of many how many there are, the least and the greatest.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Numbers {
+    All(Vec<serde_json::Number>),
+    Range { count: usize, min: serde_json::Number, max: serde_json::Number },
+}
+
+impl Numbers {
+    fn of(x: &[f64]) -> Self {
+        if x.len() <= LISTED {
+            return Numbers::All(x.iter().copied().map(number).collect());
+        }
+        let (min, max) = x.iter().fold((f64::MAX, f64::MIN), |(lo, hi), &v| (lo.min(v), hi.max(v)));
+        Numbers::Range { count: x.len(), min: number(min), max: number(max) }
+    }
+}
+
 /// Whole numbers without a fraction: nearly all zero points.
-fn whole_numbers<S: Serializer>(x: &[f64], s: S) -> Result<S::Ok, S::Error> {
-    s.collect_seq(x.iter().map(|&z| match z.fract() == 0.0 {
-        true => serde_json::Number::from(z as i64),
-        false => serde_json::Number::from_f64(z).unwrap_or_else(|| 0.into()),
-    }))
+fn number(x: f64) -> serde_json::Number {
+    match x.fract() == 0.0 && x.abs() < 2f64.powi(53) {
+        true => serde_json::Number::from(x as i64),
+        false => serde_json::Number::from_f64(x).unwrap_or_else(|| 0.into()),
+    }
 }
 
 /// Bytes of a file, or of all files in a folder.
@@ -170,7 +190,7 @@ impl Report {
         self.calibration.samples = converted.samples;
         for s in &converted.sites {
             let (scale, zero_point) =
-                s.params.as_ref().map_or((vec![], vec![]), |p| (p.scale.clone(), p.zero_point.clone()));
+                s.params.as_ref().map_or((&[][..], &[][..]), |p| (&p.scale[..], &p.zero_point[..]));
             self.sites.push(Site {
                 value: s.value.clone(),
                 user: s.user.clone().map(|(node, operand)| Use { node, operand }),
@@ -181,8 +201,8 @@ impl Report {
                     Granularity::Channel { axis } | Granularity::Blocks(Blocks::Axis(axis)) => Some(axis),
                     _ => None,
                 },
-                scale,
-                zero_point,
+                scale: Numbers::of(scale),
+                zero_point: Numbers::of(zero_point),
                 observer: s.observer.clone(),
                 fit_db: s.fit,
                 rule: s.rule.clone(),

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use half::{bf16, f16};
 use ndarray::{ArrayViewD, IxDyn};
 use std::fmt;
+use std::sync::Arc;
 
 /// A Rust type that stores the elements of one or more [`DType`]s.
 pub trait Element: Pod + Send + Sync + 'static {
@@ -43,12 +44,25 @@ pub enum TensorError {
     TooLarge(Vec<usize>),
 }
 
+/// What tensors lie in whose elements can be read again at any time: a mapped file.
+pub trait Backing: Send + Sync {
+    /// Gives the memory of these bytes back to the system. What they hold stays the same: it is read again when it is needed.
+    fn release(&self, bytes: &[u8]);
+}
+
 /// A dense array in C order. Elements are shared between clones and may lie in a memory map.
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 pub struct Tensor {
     dtype: DType,
     shape: Vec<usize>,
     data: Bytes,
+    backing: Option<Arc<dyn Backing>>,
+}
+
+impl PartialEq for Tensor {
+    fn eq(&self, other: &Self) -> bool {
+        self.dtype == other.dtype && self.shape == other.shape && self.data == other.data
+    }
 }
 
 struct Owned<T>(Vec<T>);
@@ -97,7 +111,7 @@ impl Tensor {
             bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..want].copy_from_slice(&data);
             Bytes::from_owner(Owned(words)).slice(..want)
         };
-        Ok(Tensor { dtype, shape: shape.to_vec(), data })
+        Ok(Tensor { dtype, shape: shape.to_vec(), data, backing: None })
     }
 
     /// Floats in any floating-point type, rounded to it.
@@ -168,7 +182,21 @@ impl Tensor {
     /// # Errors
     /// When the element counts differ.
     pub fn reshape(&self, shape: &[usize]) -> Result<Self, TensorError> {
-        Self::from_bytes(self.dtype, shape, self.data.clone())
+        let reshaped = Self::from_bytes(self.dtype, shape, self.data.clone())?;
+        Ok(Tensor { backing: self.backing.clone(), ..reshaped })
+    }
+
+    /// The same elements, which lie in `backing`.
+    pub fn backed_by(self, backing: Arc<dyn Backing>) -> Self {
+        Tensor { backing: Some(backing), ..self }
+    }
+
+    /// Says that the elements will not be read for a while, so that models need not fit in memory as a whole. Nothing else
+    /// changes: elements of a mapped file are read again when they are needed, others stay where they are.
+    pub fn release(&self) {
+        if let Some(backing) = &self.backing {
+            backing.release(&self.data);
+        }
     }
 
     /// All elements as `f64` (integers above 2^53 round).

@@ -3,6 +3,7 @@
 use crate::dense::Epilogue;
 use crate::dense::conv::convolve;
 use crate::dense::gemm::multiply;
+use crate::dense::groups::{self, QuantizedRows};
 use crate::dense::integer::{self, Quantized};
 use crate::kernel::{Kernel, KernelCall, KernelError, TensorMut, TensorRef};
 use crate::memory::Aligned;
@@ -273,6 +274,18 @@ fn carry_out(
                     layer.columns,
                     outs[0],
                 ),
+                IntegerStep::Rows(layer) => {
+                    let scales = memory.tensor(step.inputs[1], true).as_vec::<f32>();
+                    let zeros = step.inputs.get(2).map(|&z| memory.tensor(z, true).as_vec::<i32>());
+                    let x = QuantizedRows {
+                        data: memory.bytes(step.inputs[0]),
+                        signed: layer.signed,
+                        scales: &scales,
+                        zeros: zeros.as_deref().unwrap_or_default(),
+                    };
+                    let out = bytemuck::cast_slice_mut(outs[0]);
+                    groups::multiply(isa, threads, &layer.weights, layer.inputs, x, out);
+                }
                 IntegerStep::Add(add) => {
                     add.run(isa, memory.bytes(step.inputs[0]), memory.bytes(step.inputs[1]), outs[0]);
                 }

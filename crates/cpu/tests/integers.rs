@@ -38,11 +38,15 @@ impl Net {
     }
 
     fn op(&mut self, op: &'static OpDef, args: Vec<Arg>) -> ValueId {
+        self.node(op, args)[0]
+    }
+
+    fn node(&mut self, op: &'static OpDef, args: Vec<Arg>) -> Vec<ValueId> {
         let left = op.schema().args[args.len()..].iter();
         let defaults = left.map(|a| a.default.clone().expect("only defaults are left out"));
         let args: Vec<Arg> = args.into_iter().chain(defaults).collect();
         let n = self.program.graph.append(NewNode::new(op, args)).expect("the arguments fit");
-        self.program.graph.node(n).outputs()[0]
+        self.program.graph.node(n).outputs().to_vec()
     }
 
     fn affine(&mut self, op: &'static OpDef, x: ValueId, scale: f64, zero: i64, dtype: DType) -> ValueId {
@@ -176,6 +180,51 @@ fn a_layer_without_a_quantize_node_stays_in_floating_point() {
     let (w, bias) = (net.weights(&[33, 60]), net.bias(33));
     let y = net.op(&ops::LINEAR, vec![x.into(), w.into(), bias.into()]);
     compare("float result", &net.finish(y), 1e-6);
+}
+
+#[test]
+fn rows_that_are_quantized_while_running_are_as_exact() {
+    // The whole input with one scale, and weights with one a channel.
+    for dtype in [DType::I8, DType::U8] {
+        let mut net = Net::new();
+        let x = net.input(&[3, 20, 61]);
+        let (min, max) = dtype.int_bounds().unwrap();
+        let bounds = [Arg::from(min), max.into()];
+        let rest = bounds.clone().into_iter().chain([Arg::Float(1e-6), Arg::DType(dtype)]);
+        let chosen = net.node(&ops::CHOOSE_QPARAMS, [x.into()].into_iter().chain(rest).collect());
+        let args = |x: ValueId| {
+            let known = [x, chosen[0], chosen[1]].map(Arg::from);
+            known.into_iter().chain(bounds.clone()).chain([Arg::DType(dtype)]).collect()
+        };
+        let q = net.op(&ops::QUANTIZE_PER_TENSOR_TENSOR, args(x));
+        let x = net.op(&ops::DEQUANTIZE_PER_TENSOR_TENSOR, args(q));
+        let (w, bias) = (net.weights(&[33, 61]), net.bias(33));
+        let y = net.op(&ops::LINEAR, vec![x.into(), w.into(), bias.into()]);
+        // The sums are added up in another order.
+        assert!(compare("one scale", &net.finish(y), 4e-6).0 > 0, "it ran in floating point");
+    }
+    // A scale for each row, and weights of 4 and 8 bits with one a group.
+    for (bits, mapping, reach) in [(4, "ASYMMETRIC", 7.99), (8, "SYMMETRIC", 127.99)] {
+        let mut net = Net::new();
+        let x = net.input(&[3, 20, 96]);
+        let row = || Arg::ints([1, 1, 96]);
+        let args =
+            vec![x.into(), mapping.into(), row(), Arg::DType(DType::I8), Arg::from(-128), Arg::from(127)];
+        let chosen = net.node(&ops::CHOOSE_QPARAMS_AFFINE, args);
+        let (s, z) = (Arg::from(chosen[0]), Arg::from(chosen[1]));
+        let i8 = || Arg::DType(DType::I8);
+        let q = net.op(&ops::QUANTIZE_AFFINE, vec![x.into(), row(), s.clone(), z.clone(), i8()]);
+        let x = net.op(&ops::DEQUANTIZE_AFFINE, vec![q.into(), row(), s, z, i8()]);
+        let integers: Vec<i8> = net.random(40 * 96).map(|v| (v * reach) as i8).collect();
+        let scales: Vec<f32> = net.random(40 * 3).map(|v| (v + 1.5) / 10.0 / reach).collect();
+        let w = net.constant(Tensor::new(&[40, 96], integers).unwrap());
+        let scales = net.constant(Tensor::new(&[40, 3], scales).unwrap());
+        let zeros = net.constant(Tensor::new(&[40, 3], vec![0i8; 120]).unwrap());
+        let args = vec![w.into(), Arg::ints([1, 32]), scales.into(), zeros.into(), i8()];
+        let w = net.op(&ops::DEQUANTIZE_AFFINE, args);
+        let y = net.op(&ops::LINEAR, vec![x.into(), w.into()]);
+        assert!(compare(&format!("{bits} bits"), &net.finish(y), 4e-6).0 > 0, "it ran in floating point");
+    }
 }
 
 #[test]

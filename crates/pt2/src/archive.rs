@@ -1,10 +1,12 @@
 //! The zip container: entries as shared bytes, with sizes and checksums checked.
 
 use crate::error::ImportError;
+use crate::map::Map;
 use bytes::Bytes;
 use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
+use std::sync::Arc;
 use zip::read::{ArchiveOffset, Config};
 use zip::{CompressionMethod, ZipArchive};
 
@@ -17,6 +19,8 @@ const INFLATE_RATIO: u64 = 256;
 pub struct Archive {
     file: String,
     bytes: Bytes,
+    /// What `bytes` are, if they are no others' memory.
+    map: Option<Arc<Map>>,
     zip: ZipArchive<Cursor<Bytes>>,
     /// `"name/"`, or empty.
     root: String,
@@ -33,12 +37,17 @@ impl Archive {
     pub fn open(path: &Path) -> Result<Self, ImportError> {
         let io = |source| ImportError::Io { path: path.to_path_buf(), source };
         let file = File::open(path).map_err(io)?;
-        let bytes = if file.metadata().map_err(io)?.len() == 0 {
-            Bytes::new()
-        } else {
-            Bytes::from_owner(map(&file).map_err(io)?)
-        };
-        Self::from_bytes(path.display().to_string(), bytes)
+        let name = path.display().to_string();
+        if file.metadata().map_err(io)?.len() == 0 {
+            return Self::from_bytes(name, Bytes::new());
+        }
+        let map = Arc::new(Map::new(&file).map_err(io)?);
+        Ok(Archive { map: Some(map.clone()), ..Self::from_bytes(name, map.bytes())? })
+    }
+
+    /// The mapped file, if these bytes are a part of it.
+    pub fn backing(&self, bytes: &[u8]) -> Option<Arc<Map>> {
+        self.map.clone().filter(|m| m.holds(bytes))
     }
 
     /// Reads an archive that is in memory; `file` names it in errors.
@@ -61,7 +70,7 @@ impl Archive {
         let (root, model) = find_model(&names).map_err(fail)?;
         let untaken = bytes.len() as u64;
         let budget = INFLATE_MIN.max(untaken.saturating_mul(INFLATE_RATIO));
-        let mut archive = Archive { file, bytes, zip, root, model, budget, untaken };
+        let mut archive = Archive { file, bytes, map: None, zip, root, model, budget, untaken };
         archive.check_markers()?;
         Ok(archive)
     }
@@ -209,12 +218,4 @@ fn what_else(names: &[&str]) -> String {
     } else {
         "there is no models/model.json in it".into()
     }
-}
-
-#[allow(unsafe_code)]
-fn map(file: &File) -> std::io::Result<memmap2::Mmap> {
-    // SAFETY: the map is read-only and private to us, and lives as long as any `Bytes` made from it. What the compiler
-    // assumes of a `&[u8]` could only be broken by another process that changes the file meanwhile; `read` documents
-    // that this must not happen (as for every program that maps its input).
-    unsafe { memmap2::Mmap::map(file) }
 }

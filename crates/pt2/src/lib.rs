@@ -23,6 +23,7 @@
 mod archive;
 mod error;
 mod import;
+mod map;
 mod schema;
 mod srepr;
 mod write;

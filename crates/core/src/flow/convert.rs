@@ -11,6 +11,7 @@ use crate::passes::{DeadCode, IntegerArithmetic, Pass, PassError, Pipeline};
 use crate::quant::{Granularity, Mapping, QParams, QuantSpec, Site, Spec, block_counts};
 use crate::tensor::Tensor;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// A program that computes as the quantized device does, in ordinary operators.
 #[derive(Debug)]
@@ -132,7 +133,7 @@ fn by_name<'a>(p: &'a Prepared, said: impl Fn(NodeId) -> Option<&'a str>) -> BTr
 pub(super) struct Rewriter<'a> {
     pub(super) program: Program,
     prepared: &'a Prepared,
-    params: &'a [Option<QParams>],
+    params: &'a [Option<Arc<QParams>>],
     /// Values made of constants alone.
     pub(super) constants: BTreeMap<ValueId, Tensor>,
     fold: Fold,
@@ -253,7 +254,12 @@ impl Rewriter<'_> {
     /// The integers of `v`: a constant where `v` is one, a node otherwise.
     fn quantize(&mut self, v: ValueId, group: usize, reader: Option<NodeId>) -> Result<Quantized, Error> {
         let Some(params) = self.params[group].clone() else { return self.quantize_dynamic(v, group, reader) };
-        let ints = self.folded(v).map(|t| params.quantize(t)).transpose();
+        let quantized = |t: &Tensor| {
+            let ints = params.quantize(t);
+            t.release();
+            ints
+        };
+        let ints = self.folded(v).map(quantized).transpose();
         let ints = ints.map_err(|e| self.failed(v, e.0))?;
         if ints.is_none() && params.zero_point.iter().any(|z| z.fract() != 0.0) {
             return Err(self.failed(v, "fractional zero points are for constants, which are folded"));

@@ -12,6 +12,7 @@ use crate::quant::{
 use crate::quantizer::Quantizer;
 use crate::tensor::{Tensor, TensorView};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// A program with observers at its annotated sites. The graph itself is as it was.
 #[derive(Debug)]
@@ -311,6 +312,7 @@ impl Prepared {
                         o.observe(x.view());
                     }
                 }
+                t.release();
             }
             self.weights_seen = true;
         }
@@ -321,8 +323,8 @@ impl Prepared {
     ///
     /// # Errors
     /// Lists every site whose observer saw nothing.
-    pub(super) fn qparams(&self) -> Result<Vec<Option<QParams>>, Error> {
-        let mut done: Vec<Option<Option<QParams>>> = vec![None; self.groups.groups.len()];
+    pub(super) fn qparams(&self) -> Result<Vec<Option<Arc<QParams>>>, Error> {
+        let mut done: Vec<Option<Option<Arc<QParams>>>> = vec![None; self.groups.groups.len()];
         let mut unobserved = Vec::new();
         for (i, g) in self.groups.groups.iter().enumerate() {
             done[i] = match (&g.spec, &self.observers[i]) {
@@ -331,10 +333,10 @@ impl Prepared {
                 // torchao keeps them in an f32 tensor.
                 (Spec::Fixed(p), _) => {
                     let scale = p.scale.iter().map(|s| f64::from(*s as f32)).collect();
-                    Some(Some(QParams { scale, ..p.clone() }))
+                    Some(Some(Arc::new(QParams { scale, ..p.clone() })))
                 }
                 (Spec::Observed(_), Some(o)) => match o.qparams() {
-                    Ok(p) => Some(Some(p)),
+                    Ok(p) => Some(Some(Arc::new(p))),
                     Err(ObserverError::SawNothing) => {
                         unobserved.extend(g.sites.iter().map(|s| s.describe(&self.program)));
                         Some(None)
@@ -355,10 +357,11 @@ impl Prepared {
                 let (None, Spec::Derived { from, rule, range, scheme }) = (&done[i], &g.spec) else {
                     continue;
                 };
+                let known = |k: usize| done[k].as_ref()?.as_deref().cloned();
                 let sources: Option<Vec<QParams>> =
-                    from.iter().map(|s| self.groups.of(*s).and_then(|k| done[k].clone()).flatten()).collect();
+                    from.iter().map(|s| self.groups.of(*s).and_then(known)).collect();
                 if let Some(sources) = sources {
-                    done[i] = Some(Some(super::derive::derive(rule, &sources, *range, *scheme)));
+                    done[i] = Some(Some(Arc::new(super::derive::derive(rule, &sources, *range, *scheme))));
                 }
             }
         }

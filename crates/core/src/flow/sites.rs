@@ -3,6 +3,7 @@
 use super::prepare::Prepared;
 use crate::dtype::DType;
 use crate::quant::{Granularity, QParams, QRange, Site, Spec};
+use std::sync::Arc;
 
 /// One quantized site.
 #[derive(Clone, Debug)]
@@ -13,8 +14,9 @@ pub struct SiteParams {
     pub user: Option<(String, u32)>,
     /// What it is stored as.
     pub spec: SiteSpec,
-    /// Scales and zero points; `None` when the device chooses them at run time, and where there are none.
-    pub params: Option<QParams>,
+    /// Scales and zero points, shared by all sites of a group; `None` when the device chooses them at run time, and where there
+    /// are none.
+    pub params: Option<Arc<QParams>>,
     /// The observer's name.
     pub observer: String,
     /// How well the integers hold all but the outliers, in dB; see [`Observer::fit`](crate::quant::Observer::fit).
@@ -55,7 +57,7 @@ impl SiteSpec {
 }
 
 /// Every site of every group, in the order of groups.
-pub(super) fn site_table(p: &Prepared, params: &[Option<QParams>]) -> Vec<SiteParams> {
+pub(super) fn site_table(p: &Prepared, params: &[Option<Arc<QParams>>]) -> Vec<SiteParams> {
     let mut rows = Vec::new();
     for (i, g) in p.groups.groups.iter().enumerate() {
         let Some(spec) = SiteSpec::of(&g.spec) else { continue };

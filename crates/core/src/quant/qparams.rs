@@ -5,7 +5,8 @@ use super::blocks::runs;
 use super::scheme::{Granularity, Mapping, QParams, QRange, QScheme};
 use super::spec::QuantSpec;
 use crate::dtype::DType;
-use crate::tensor::Tensor;
+use crate::tensor::{Element, Tensor, TensorError};
+use half::{bf16, f16};
 
 /// Scale and zero point for values from `min` to `max`. Zero is always representable, unless the zero point is a fraction.
 pub fn choose_qparams(min: f32, max: f32, range: QRange, scheme: QScheme, eps: f32) -> (f32, f64) {
@@ -72,8 +73,8 @@ impl QuantSpec {
 /// Numbers as an element type holds them.
 fn round_to(dtype: Option<DType>, x: Vec<f32>) -> Vec<f32> {
     match dtype {
-        Some(DType::F16) => x.into_iter().map(|v| half::f16::from_f32(v).to_f32()).collect(),
-        Some(DType::BF16) => x.into_iter().map(|v| half::bf16::from_f32(v).to_f32()).collect(),
+        Some(DType::F16) => x.into_iter().map(|v| f16::from_f32(v).to_f32()).collect(),
+        Some(DType::BF16) => x.into_iter().map(|v| bf16::from_f32(v).to_f32()).collect(),
         _ => x,
     }
 }
@@ -116,6 +117,24 @@ impl QParams {
             let (n, g) = (self.scale.len(), self.granularity);
             return fail(format!("{n} scales for {count} parts of shape {shape:?} ({g:?})"));
         }
+        let tensor = match self.range.dtype() {
+            DType::I8 => self.quantize_to(x, &block, |v| low_bits(v) as i8),
+            DType::U8 => self.quantize_to(x, &block, |v| low_bits(v) as u8),
+            DType::I16 => self.quantize_to(x, &block, |v| low_bits(v) as i16),
+            DType::U16 => self.quantize_to(x, &block, |v| low_bits(v) as u16),
+            DType::I32 => self.quantize_to(x, &block, |v| v as i32),
+            other => return fail(format!("{other} stores no quantized values")),
+        };
+        tensor.map_err(|e| QuantizeError(e.to_string()))
+    }
+
+    /// [`quantize`](Self::quantize) into one element type, which `store` makes of whole numbers.
+    fn quantize_to<T: Element>(
+        &self,
+        x: &Tensor,
+        block: &[usize],
+        store: impl Fn(f32) -> T + Copy,
+    ) -> Result<Tensor, TensorError> {
         // Per tensor the reciprocal is taken in f64 and rounded, otherwise in the type of scales.
         let inv: Vec<f32> = match self.granularity {
             Granularity::Tensor => self.scale.iter().map(|s| (1.0 / s) as f32).collect(),
@@ -126,34 +145,52 @@ impl QParams {
         let values = x.to_f32();
         // Half floats with scales of the same type are multiplied in it.
         let product = self.types.scale.filter(|&s| blocks && s == x.dtype());
-        let times = |v: f32, s: f32| match product {
-            Some(DType::F16) => half::f16::from_f32(v * s).to_f32(),
-            Some(DType::BF16) => half::bf16::from_f32(v * s).to_f32(),
-            _ => v * s,
-        };
-        let mut ints = vec![0i32; x.numel()];
-        runs(shape, &block, |b, run| {
+        let narrow = self.range.dtype() != DType::I32;
+        let mut ints = vec![T::zeroed(); x.numel()];
+        runs(x.shape(), block, |b, run| {
             let (s, z) = (inv[b], self.zero_point[b] as f32);
-            let pairs = ints[run.clone()].iter_mut().zip(&values[run]);
-            match blocks && z.fract() != 0.0 {
-                true => {
-                    pairs.for_each(|(q, v)| *q = (times(*v, s) + z).round_ties_even().clamp(lo, hi) as i32)
+            let whole = !blocks || z.fract() == 0.0;
+            let held = move |x: f32, round: fn(f32) -> f32| {
+                let at = if whole { round(x) + z } else { round(x + z) };
+                store(at.clamp(lo, hi))
+            };
+            let (to, from) = (&mut ints[run.clone()], &values[run]);
+            match product {
+                Some(DType::F16) => {
+                    each(to, from, |v| held(f16::from_f32(v * s).to_f32(), f32::round_ties_even))
                 }
-                false => {
-                    pairs.for_each(|(q, v)| *q = (times(*v, s).round_ties_even() + z).clamp(lo, hi) as i32)
+                Some(DType::BF16) => {
+                    each(to, from, |v| held(bf16::from_f32(v * s).to_f32(), f32::round_ties_even))
                 }
+                _ if narrow => each(to, from, move |v| held(v * s, nearest)),
+                _ => each(to, from, move |v| held(v * s, f32::round_ties_even)),
             }
         });
-        let tensor = match self.range.dtype() {
-            DType::I8 => Tensor::new(shape, ints.into_iter().map(|v| v as i8).collect()),
-            DType::U8 => Tensor::new(shape, ints.into_iter().map(|v| v as u8).collect()),
-            DType::I16 => Tensor::new(shape, ints.into_iter().map(|v| v as i16).collect()),
-            DType::U16 => Tensor::new(shape, ints.into_iter().map(|v| v as u16).collect()),
-            DType::I32 => Tensor::new(shape, ints),
-            other => return fail(format!("{other} stores no quantized values")),
-        };
-        tensor.map_err(|e| QuantizeError(e.to_string()))
+        Tensor::new(x.shape(), ints)
     }
+}
+
+/// `f` of every element: a loop for each `f`, so that compilers can make vectors of it.
+fn each<T>(to: &mut [T], from: &[f32], f: impl Fn(f32) -> T) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = f(*from));
+}
+
+/// Adding this to what is less than 2^22 leaves no bits for fractions; the whole number is in the low bits then. Additions are
+/// vectors on every CPU, calls of `rintf` and conversions that saturate are not.
+const NO_FRACTIONS: f32 = (3 << 22) as f32;
+
+/// Rounds to a whole number, ties to even. Further than 2^22 from zero it is 2^22, beyond any range of 16 bits.
+#[inline(always)]
+fn nearest(x: f32) -> f32 {
+    const REACH: f32 = (1 << 22) as f32;
+    (x.clamp(-REACH, REACH) + NO_FRACTIONS) - NO_FRACTIONS
+}
+
+/// A whole number of at most 16 bits, in the low bits; NaN becomes 0, as by `as`.
+#[inline(always)]
+fn low_bits(x: f32) -> u32 {
+    let x = if x.is_nan() { 0.0 } else { x };
+    (x + NO_FRACTIONS).to_bits()
 }
 
 #[cfg(test)]
@@ -181,6 +218,22 @@ mod tests {
         let p = QParams::per_tensor(QRange::INT8, 0.5, 1);
         let x = Tensor::new(&[5], vec![0.25f32, 0.75, -0.25, 1000.0, -1000.0]).unwrap();
         assert_eq!(p.quantize(&x).unwrap().as_slice::<i8>(), Some(&[1, 3, 1, 127, -128][..]));
+    }
+
+    #[test]
+    fn rounding_by_additions_is_rounding() {
+        let near = (-4000..4000).map(|i| i as f32 / 16.0);
+        let far =
+            [65534.5f32, 65535.5, 2_097_151.5, 4_194_303.5, 4_194_304.0].into_iter().flat_map(|x| [x, -x]);
+        for x in near.chain(far) {
+            assert_eq!(nearest(x), x.round_ties_even(), "{x}");
+        }
+        assert_eq!(nearest(f32::INFINITY), 4_194_304.0);
+        assert!(nearest(f32::NAN).is_nan());
+        for x in [-32768i32, -129, -1, 0, 1, 127, 200, 65535] {
+            assert_eq!(low_bits(x as f32) as u16, x as u16);
+        }
+        assert_eq!(low_bits(f32::NAN) as u16, 0);
     }
 
     #[test]

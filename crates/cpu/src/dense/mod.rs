@@ -4,6 +4,7 @@ mod blocks;
 pub(crate) mod conv;
 pub(crate) mod gemm;
 pub(crate) mod geometry;
+pub(crate) mod groups;
 pub(crate) mod integer;
 pub(crate) mod panels;
 pub(crate) mod rescale;

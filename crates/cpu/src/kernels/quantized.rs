@@ -2,6 +2,7 @@
 
 use super::Table;
 use crate::kernel::{KernelCall, KernelError, TensorMut, TensorRef};
+use crate::simd::{Isa, ROUNDER};
 use half::{bf16, f16};
 use lowbit_core::DType;
 use lowbit_core::quant::runs;
@@ -12,10 +13,17 @@ type Result = std::result::Result<(), KernelError>;
 #[inline(always)]
 fn store(out: &mut TensorMut<'_>, values: impl Iterator<Item = f32>) {
     match out.dtype {
-        // NaN becomes 0, as by `as`. Through `i32`, which has vector instructions.
-        DType::I8 | DType::U8 => out.bytes.iter_mut().zip(values).for_each(|(o, v)| *o = v as i32 as u8),
+        DType::I8 | DType::U8 => out.bytes.iter_mut().zip(values).for_each(|(o, v)| *o = byte(v)),
         _ => out.store(values),
     }
+}
+
+/// A whole number as a byte, signed or not; NaN becomes 0, as by `as`. An addition moves it to the low bits, for which every CPU
+/// has vector instructions.
+#[inline(always)]
+fn byte(v: f32) -> u8 {
+    let v = if v.is_nan() { 0.0 } else { v };
+    (v + ROUNDER).to_bits() as u8
 }
 
 /// `clamp(round(x · (1/scale)) + zero_point)`, ties to even; the reciprocal is taken in f64 and rounded to f32.
@@ -35,7 +43,7 @@ fn quantize_at(
         || {
             let q = x.iter().map(
                 #[inline(always)]
-                |&x| ((x * inv).round_ties_even() + zero).clamp(min, max),
+                move |&x| ((x * inv).round_ties_even() + zero).clamp(min, max),
             );
             store(out, q);
         },
@@ -159,8 +167,25 @@ fn dequantize_per_group(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Resul
 }
 
 /// Minimum and maximum of a run, zero included.
-fn range(x: impl Iterator<Item = f32>) -> (f32, f32) {
-    x.fold((0.0, 0.0), |(lo, hi), v| (lo.min(v), hi.max(v)))
+fn range(isa: Isa, x: &[f32]) -> (f32, f32) {
+    const LANES: usize = 16;
+    let (mut lo, mut hi) = ([0f32; LANES], [0f32; LANES]);
+    isa.vectorize(
+        #[inline(always)]
+        || {
+            let (whole, rest) = x.as_chunks::<LANES>();
+            let mut last = [0f32; LANES];
+            last[..rest.len()].copy_from_slice(rest);
+            for x in whole.iter().chain([&last]) {
+                for i in 0..LANES {
+                    // NaN is neither less nor greater.
+                    lo[i] = if x[i] < lo[i] { x[i] } else { lo[i] };
+                    hi[i] = if x[i] > hi[i] { x[i] } else { hi[i] };
+                }
+            }
+        },
+    );
+    (lo.into_iter().fold(0.0, f32::min), hi.into_iter().fold(0.0, f32::max))
 }
 
 /// Affine parameters of a range, as observers compute them.
@@ -173,14 +198,14 @@ fn affine((lo, hi): (f32, f32), min: i64, max: i64, eps: f32) -> (f32, i64) {
 /// `choose_qparams(input, quant_min, quant_max, eps, dtype)`
 fn choose_qparams(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let x = c.tensor(0)?.as_vec::<f32>();
-    let (scale, zero) = affine(range(x.iter().copied()), c.int(1)?, c.int(2)?, c.float(3)? as f32);
+    let (scale, zero) = affine(range(c.isa, &x), c.int(1)?, c.int(2)?, c.float(3)? as f32);
     outs[0].store([scale]);
     outs[1].store([zero]);
     Ok(())
 }
 fn choose_qparams_symmetric(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let x = c.tensor(0)?.as_vec::<f32>();
-    let (lo, hi) = range(x.iter().copied());
+    let (lo, hi) = range(c.isa, &x);
     let span = (c.int(2)? - c.int(1)?) as f32 / 2.0;
     outs[0].store([((-lo).max(hi) / span).max(c.float(3)? as f32)]);
     let zero = if c.arg(4) == &crate::kernel::ConcreteArg::DType(DType::U8) { 128 } else { 0 };
@@ -205,7 +230,7 @@ fn choose_per_token_asymmetric(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -
     let x = c.tensor(0)?.as_vec::<f32>();
     let (mut scales, mut zeros) = (vec![], vec![]);
     for row in x.chunks_exact(last(c)?) {
-        let (lo, hi) = range(row.iter().copied());
+        let (lo, hi) = range(c.isa, row);
         let scale = ((hi - lo) / 255.0).max(f32::EPSILON);
         let (low, high) = (lo / scale, hi / scale);
         let zero = if (-128.0 + low) + (127.0 + high) > 0.0 { -128.0 - low } else { 127.0 - high };
@@ -261,12 +286,29 @@ fn quantize_affine(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let (min, max) = bounds(c, 5, outs[0].dtype);
     let (min, max) = (min as f32, max as f32);
     let v = x.as_vec::<f32>();
-    let mut q = vec![0f32; v.len()];
-    runs(x.shape, &block_sizes(c, 1)?, |b, run| {
-        let pairs = q[run.clone()].iter_mut().zip(&v[run]);
-        pairs.for_each(|(q, x)| *q = ((x * inv[b]).round_ties_even() + zeros[b]).clamp(min, max));
+    let (out, block) = (&mut outs[0], block_sizes(c, 1)?);
+    let bytes = out.dtype.size() == 1;
+    let mut wide = vec![0f32; if bytes { 0 } else { v.len() }];
+    runs(x.shape, &block, |b, run| {
+        let (inv, zero) = (inv[b], zeros[b]);
+        c.isa.vectorize(
+            #[inline(always)]
+            || {
+                let q = v[run.clone()].iter().map(
+                    // By value: what lies behind references would be read again after every byte that is written.
+                    #[inline(always)]
+                    move |x| ((x * inv).round_ties_even() + zero).clamp(min, max),
+                );
+                match bytes {
+                    true => out.bytes[run].iter_mut().zip(q).for_each(|(o, q)| *o = byte(q)),
+                    false => wide[run].iter_mut().zip(q).for_each(|(o, q)| *o = q),
+                }
+            },
+        );
     });
-    store(&mut outs[0], q.into_iter());
+    if !bytes {
+        store(out, wide.into_iter());
+    }
     Ok(())
 }
 
@@ -276,12 +318,24 @@ fn dequantize_affine(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let scales = c.tensor(2)?.as_vec::<f32>();
     let zeros = zeros(c, 3, scales.len());
     let v = q.as_vec::<f32>();
-    let mut x = vec![0f32; v.len()];
-    runs(q.shape, &block_sizes(c, 1)?, |b, run| {
-        let pairs = x[run.clone()].iter_mut().zip(&v[run]);
-        pairs.for_each(|(x, q)| *x = (q - zeros[b]) * scales[b]);
-    });
-    outs[0].store(x);
+    let (shape, block) = (q.shape, block_sizes(c, 1)?);
+    let each = |x: &mut [f32]| {
+        runs(shape, &block, |b, run| {
+            let (scale, zero) = (scales[b], zeros[b]);
+            c.isa.vectorize(
+                #[inline(always)]
+                || x[run.clone()].iter_mut().zip(&v[run]).for_each(|(x, q)| *x = (q - zero) * scale),
+            );
+        });
+    };
+    match outs[0].slice::<f32>() {
+        Some(x) => each(x),
+        None => {
+            let mut x = vec![0f32; v.len()];
+            each(&mut x);
+            outs[0].store(x);
+        }
+    }
     Ok(())
 }
 
@@ -322,7 +376,7 @@ fn choose_qparams_affine(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Resu
     // Zero included.
     let mut ranges = vec![(0f32, 0f32); outs[0].numel()];
     runs(x.shape, &block_sizes(c, 2)?, |b, run| {
-        let (lo, hi) = range(v[run].iter().copied());
+        let (lo, hi) = range(c.isa, &v[run]);
         ranges[b] = (ranges[b].0.min(lo), ranges[b].1.max(hi));
     });
     let middle = ((min + max + 1.0) / 2.0) as i64;

@@ -295,6 +295,7 @@ impl<'a> Builder<'a> {
                     panels: Panels::new(self.isa, mat),
                     bias: padded_bias(bias.as_deref(), mat.size[1]),
                 };
+                weight.release();
                 self.shared.products.entry(n).or_insert(Arc::new(product)).clone()
             }
         };
@@ -334,9 +335,9 @@ impl<'a> Builder<'a> {
         if let Some(filter) = self.shared.filters.get(&n) {
             return Ok(Some((g, filter.clone())));
         }
-        let Some(filter) = Filter::new(self.isa, &g, &self.evaluate(w)?.to_f32(), bias) else {
-            return Ok(None);
-        };
+        let weight = self.evaluate(w)?;
+        let Some(filter) = Filter::new(self.isa, &g, &weight.to_f32(), bias) else { return Ok(None) };
+        weight.release();
         let filter = self.shared.filters.entry(n).or_insert(Arc::new(filter)).clone();
         Ok(Some((g, filter)))
     }

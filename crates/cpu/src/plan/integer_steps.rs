@@ -5,13 +5,14 @@ use super::integers::{Form, Group, Source};
 use super::layout::Layout;
 use super::{Place, Run, concrete};
 use crate::dense::geometry::Geometry;
+use crate::dense::groups::GroupedWeights;
 use crate::dense::integer::{IntegerFilter, line};
 use crate::dense::rescale::{Addition, Grid, Rescale};
 use crate::kernel::{KernelCall, TensorMut, TensorRef, kernel};
-use lowbit_core::DType;
 use lowbit_core::executor::RunError;
 use lowbit_core::ir::{NodeId, ValueId};
 use lowbit_core::symint::Bindings;
+use lowbit_core::{DType, Tensor};
 use std::sync::Arc;
 
 /// A step on integers.
@@ -21,6 +22,8 @@ pub enum IntegerStep {
     Convolve(Geometry, Arc<Layer>),
     /// Rows times a matrix.
     Multiply(Arc<Layer>),
+    /// Rows, quantized while running, times a matrix. Inputs: integers, scales, and zero points if there are any.
+    Rows(Arc<RowLayer>),
     /// A sum of two tensors.
     Add(Addition),
     /// Every byte becomes the one at its place.
@@ -37,6 +40,26 @@ pub struct Layer {
     /// Rows and columns, where it is a matrix.
     pub(crate) depth: usize,
     pub(crate) columns: usize,
+}
+
+/// A linear layer's packed integers, for rows that are quantized while running.
+#[derive(Debug)]
+pub struct RowLayer {
+    pub(crate) weights: GroupedWeights,
+    /// Whether the input is signed.
+    pub(crate) signed: bool,
+    /// Elements of a row.
+    pub(crate) inputs: usize,
+}
+
+/// Bytes less the zero point at each place.
+fn centred(integers: &Tensor, zero: impl Fn(usize) -> i16) -> Vec<i16> {
+    let signed = integers.dtype() == DType::I8;
+    let of = |(i, &b): (usize, &u8)| {
+        let q = if signed { i16::from(b as i8) } else { i16::from(b) };
+        q.saturating_sub(zero(i))
+    };
+    integers.bytes().iter().enumerate().map(of).collect()
 }
 
 impl Builder<'_> {
@@ -83,6 +106,14 @@ impl Builder<'_> {
                     None => IntegerStep::Multiply(layer),
                 };
                 self.push(*root, Run::Integer(step), vec![], vec![input], vec![out]);
+            }
+            Form::Rows { root, x } => {
+                let layer = self.row_layer(*root, x.signed)?;
+                let operands = [Some(x.value), Some(x.scale), x.zero].into_iter().flatten();
+                let inputs = operands.map(|v| self.slot(v, Layout::Contiguous, Some(*root)));
+                let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
+                let out = self.make(group.output, shape, Layout::Contiguous, Place::Nowhere);
+                self.push(*root, Run::Integer(IntegerStep::Rows(layer)), vec![], inputs, vec![out]);
             }
             Form::Add { x, y, clamp, to } => {
                 let last_format = [x, y].iter().any(|s| self.format(s.value) == Layout::ChannelsLast);
@@ -132,7 +163,7 @@ impl Builder<'_> {
         let (scales, zeros) = match super::integers::grid(quantized) {
             Some(g) => (vec![g.scale; columns], vec![g.zero as i16; columns]),
             None => {
-                let list = |i: usize| parameters.get(i).map(lowbit_core::Tensor::to_f64);
+                let list = |i: usize| parameters.get(i).map(Tensor::to_f64);
                 let zeros = list(1).unwrap_or_else(|| vec![0.0; columns]);
                 let scales = list(0).unwrap_or_default();
                 if scales.len() != columns || zeros.len() != columns {
@@ -141,12 +172,7 @@ impl Builder<'_> {
                 (scales, zeros.iter().map(|&z| z as i16).collect())
             }
         };
-        let signed = integers.dtype() == DType::I8;
-        let centred = integers.bytes().iter().enumerate().map(|(i, &b)| {
-            let q = if signed { i16::from(b as i8) } else { i16::from(b) };
-            q.saturating_sub(zeros[i / depth.max(1)])
-        });
-        let centred: Vec<i16> = centred.collect();
+        let centred = centred(&integers, |i| zeros[i / depth.max(1)]);
         let matrix = line(1, depth, columns);
         let filter = IntegerFilter::new(geometry.unwrap_or(&matrix), &centred)
             .ok_or_else(|| fail("its weights lie too far from their zero points"))?;
@@ -158,6 +184,32 @@ impl Builder<'_> {
         let rescale = Rescale::new(&scales, bias.as_deref(), clamp, to);
         let layer = Layer { filter, rescale, input: (x.signed, x.grid.zero), depth, columns };
         Ok(self.shared.layers.entry(n).or_insert(Arc::new(layer)).clone())
+    }
+
+    /// Packs the weights of a layer of rows, unless another plan has.
+    fn row_layer(&mut self, n: NodeId, signed: bool) -> Result<Arc<RowLayer>, RunError> {
+        if let Some(layer) = self.shared.row_layers.get(&n) {
+            return Ok(layer.clone());
+        }
+        let fail = |reason: &str| RunError::node(self.program, n, reason);
+        let no_layer = || fail("its weights are not quantized");
+        let Some((_, w, bias)) = operands(self.program.graph.node(n)) else { return Err(no_layer()) };
+        let quantized =
+            self.program.graph.producer(w).map(|q| self.program.graph.node(q)).ok_or_else(no_layer)?;
+        let parts = quantized.operands().map(|v| self.evaluate(v)).collect::<Result<Vec<_>, _>>()?;
+        let [integers, scales, zeros @ ..] = &parts[..] else { return Err(no_layer()) };
+        let &[columns, inputs] = integers.shape() else { return Err(fail("its weights are no matrix")) };
+        let size = (columns * inputs).checked_div(scales.numel()).unwrap_or(1).max(1);
+        let zeros: Vec<i16> =
+            zeros.first().map_or(vec![], |z| z.to_f32().iter().map(|&z| z as i16).collect());
+        let centred = centred(integers, |i| zeros.get(i / size).copied().unwrap_or(0));
+        integers.release();
+        let bias = bias.map(|b| self.evaluate(b)).transpose()?;
+        let bias = bias.as_ref().map(Tensor::to_f32);
+        let weights = GroupedWeights::new(&centred, &scales.to_f32(), bias.as_deref(), columns)
+            .ok_or_else(|| fail("its weights lie too far from their zero points, or its groups are odd"))?;
+        let layer = RowLayer { weights, signed, inputs };
+        Ok(self.shared.row_layers.entry(n).or_insert(Arc::new(layer)).clone())
     }
 
     /// What a chain of functions makes of every integer: by the kernels that compute it otherwise.

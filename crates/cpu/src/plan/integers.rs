@@ -9,6 +9,7 @@ use crate::dense::rescale::Grid;
 use lowbit_core::DType;
 use lowbit_core::ir::{Arg, Def, Key, Node, NodeId, Program, ValueId};
 use lowbit_core::ops;
+use lowbit_core::symint::SymInt;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// 8-bit integers and what they stand for.
@@ -19,11 +20,22 @@ pub(super) struct Source {
     pub signed: bool,
 }
 
+/// 8-bit integers whose scales and zero points are chosen while running: of each row, or of all.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub(super) struct RowSource {
+    pub value: ValueId,
+    pub scale: ValueId,
+    pub zero: Option<ValueId>,
+    pub signed: bool,
+}
+
 /// What a group computes.
 #[derive(Clone, Debug)]
 pub(super) enum Form {
     /// A convolution or linear layer. The result is bounded by `clamp`, and on `to` unless it is in floating point.
     Layer { root: NodeId, x: Source, clamp: (f32, f32), to: Option<Grid> },
+    /// A linear layer of rows, with groups of weights.
+    Rows { root: NodeId, x: RowSource },
     /// A sum of two.
     Add { x: Source, y: Source, clamp: (f32, f32), to: Grid },
     /// Functions of one element: a table of all 256 results.
@@ -120,6 +132,51 @@ impl Finder<'_> {
         (per_channel || *quantized.op() == ops::DEQUANTIZE_PER_TENSOR).then_some(())?;
         let integers = quantized.operands().next()?;
         matches!(g.ty(integers).dtype, DType::I8 | DType::U8).then_some(source)
+    }
+
+    /// A linear layer whose input was quantized while running.
+    fn rows(&self, n: NodeId) -> Option<RowSource> {
+        let g = &self.program.graph;
+        let node = self.node(n);
+        let (x, w, bias) = operands(node).filter(|_| *node.op() == ops::LINEAR)?;
+        let fixed = |v: ValueId| self.constant[v.index()] && g.ty(v).dtype == DType::F32;
+        (fixed(w) && bias.is_none_or(fixed) && !self.constant[x.index()]).then_some(())?;
+        let rounded = self.node(g.producer(x)?);
+        let &[value, scale, ref zero @ ..] = &rounded.operands().collect::<Vec<_>>()[..] else { return None };
+        let shape = &g.ty(value).shape;
+        let row = |block: &[SymInt]| {
+            let parts = shape.split_last().zip(block.split_last());
+            parts.is_some_and(|((n, _), (b, outer))| n == b && outer.iter().all(|b| b.known() == Some(1)))
+        };
+        let by_rows = *rounded.op() == ops::DEQUANTIZE_PER_TENSOR_TENSOR
+            || *rounded.op() == ops::DEQUANTIZE_AFFINE
+                && matches!(rounded.arg(1), Arg::Ints(block) if block == shape || row(block));
+        let signed = match g.ty(value).dtype {
+            DType::I8 => true,
+            DType::U8 => false,
+            _ => return None,
+        };
+        // Scales of weights: in groups of inputs, or one an output.
+        let quantized = self.node(g.producer(w)?);
+        let is = |n: &SymInt, want: i64| n.known() == Some(want);
+        let by_channels = *quantized.op() == ops::DEQUANTIZE_PER_CHANNEL
+            && matches!(quantized.arg(3), Arg::Int(axis) if is(axis, 0));
+        let by_groups = *quantized.op() == ops::DEQUANTIZE_AFFINE
+            && matches!(quantized.arg(1), Arg::Ints(block) if block.first().is_some_and(|b| is(b, 1)));
+        let mut parts = quantized.operands();
+        let integers = parts.next().and_then(|v| self.program.frozen(v))?;
+        let scales =
+            parts.next().map(|v| g.ty(v).shape.iter().map(|n| n.known()).product::<Option<i64>>())??;
+        // Neighbours are multiplied in pairs.
+        let size = (integers.numel() as i64).checked_div(scales)?;
+        let paired = size % 2 == 0 || integers.shape().last().is_some_and(|&n| n as i64 == size);
+        let known = matches!(integers.dtype(), DType::I8 | DType::U8) && paired;
+        let whole = |z: &f32| z.fract() == 0.0 && z.abs() <= 255.0;
+        let zeros =
+            parts.next().is_none_or(|v| self.program.frozen(v).is_some_and(|z| z.to_f32().iter().all(whole)));
+        let floats = g.ty(x).dtype == DType::F32 && g.ty(node.output()).dtype == DType::F32;
+        (by_rows && (by_channels || by_groups) && known && zeros && floats).then_some(())?;
+        Some(RowSource { value, scale, zero: zero.first().copied(), signed })
     }
 
     /// The group that ends at a quantize node, with the nodes in it.
@@ -227,9 +284,15 @@ impl Integers {
                 let form = Form::Layer { root: n, x, clamp: none, to: None };
                 out.groups.insert(n, Group { form, output: find.node(n).output() });
                 readers.insert(n);
+            } else if let Some(x) = find.rows(n) {
+                out.groups
+                    .insert(n, Group { form: Form::Rows { root: n, x }, output: find.node(n).output() });
+                readers.insert(n);
             }
         }
-        for n in g.nodes().filter(|&n| *find.node(n).op() == ops::DEQUANTIZE_PER_TENSOR && runs(n)) {
+        let dequantizes =
+            [&ops::DEQUANTIZE_PER_TENSOR, &ops::DEQUANTIZE_PER_TENSOR_TENSOR, &ops::DEQUANTIZE_AFFINE];
+        for n in g.nodes().filter(|&n| dequantizes.contains(&find.node(n).op()) && runs(n)) {
             let v = find.node(n).output();
             let unread = g.value(v).uses().iter().all(|u| readers.contains(&u.node));
             if unread && !watch.contains(&v) && !g.is_output(v) {
@@ -238,6 +301,7 @@ impl Integers {
         }
         out
     }
+
     /// A clamp of a layer's or sum's quantized result, on the same grid, is only a narrower range of integers.
     fn merge_bounds(&mut self, find: &Finder<'_>) {
         let g = &find.program.graph;

@@ -13,7 +13,7 @@ mod layout;
 mod memory;
 
 pub use constants::constant_values;
-pub use integer_steps::{IntegerStep, Layer};
+pub use integer_steps::{IntegerStep, Layer, RowLayer};
 pub use layout::{Layout, reorder};
 
 use crate::dense::conv::Filter;
@@ -135,6 +135,7 @@ pub struct Shared {
     filters: BTreeMap<NodeId, Arc<Filter>>,
     products: BTreeMap<NodeId, Arc<Product>>,
     layers: BTreeMap<NodeId, Arc<Layer>>,
+    row_layers: BTreeMap<NodeId, Arc<RowLayer>>,
     folded: BTreeMap<ValueId, Tensor>,
 }
 

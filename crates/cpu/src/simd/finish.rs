@@ -68,6 +68,38 @@ impl Finish for Floats<'_> {
     }
 }
 
+/// Sums of parts of the depth, each part with scales of its own: `result + sum · factor`.
+#[derive(Debug)]
+pub(crate) struct Parts<'a> {
+    /// The result so far.
+    pub out: &'a mut [f32],
+    /// By channel.
+    pub factors: &'a [f32],
+}
+
+impl Finish for Parts<'_> {
+    fn len(&self) -> usize {
+        self.out.len()
+    }
+
+    fn takes(&self, padded: usize) -> bool {
+        self.factors.len() >= padded
+    }
+
+    #[inline(always)]
+    unsafe fn store<V: Vector>(&mut self, sums: V, at: usize, channel: usize, left: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            let (out, factors) = (self.out.as_mut_ptr().add(at), V::load(self.factors.as_ptr().add(channel)));
+            if left >= V::LANES {
+                sums.fma(factors, V::load(out)).store(out);
+            } else {
+                sums.fma(factors, V::load_part(out, left)).store_part(out, left);
+            }
+        }
+    }
+}
+
 /// Sums of integers: `clamp(sum · factor + offset)`, rounded to integers of a byte or left as floats.
 #[derive(Debug)]
 pub(crate) struct Scaled<'a> {

@@ -13,7 +13,7 @@ mod tile;
 mod vector;
 
 pub(crate) use depthwise::{DepthwiseRow, depthwise_row};
-pub(crate) use finish::{Floats, Scaled};
+pub(crate) use finish::{Floats, Parts, Scaled};
 pub(crate) use pairs::{COLUMNS, PairStrip, Places, ROWS, pair_strip};
 pub(crate) use tile::{OUTSIDE, Pieces, Strip, WIDEST, strip};
 pub(crate) use vector::ROUNDER;

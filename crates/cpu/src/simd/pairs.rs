@@ -3,7 +3,7 @@
 //! Neighbours along the depth are multiplied and added in pairs (`vpmaddwd`), which cannot overflow for what these rows
 //! hold: 8-bit integers less their zero points. The sums are exact, so all instruction sets agree.
 
-use super::finish::{Finish, Scaled};
+use super::finish::Finish;
 use super::vector::{Portable, Vector};
 use super::{Isa, Kind};
 
@@ -34,7 +34,7 @@ impl Places {
 
 /// Some rows by one panel, or by a block of its depth.
 #[derive(Debug)]
-pub(crate) struct PairStrip<'a> {
+pub(crate) struct PairStrip<'a, F> {
     /// What the rows are made of.
     pub x: &'a [i16],
     /// Where each row starts in `x`.
@@ -54,21 +54,18 @@ pub(crate) struct PairStrip<'a> {
     /// Whether sums are whole now, and go to the result.
     pub last: bool,
     /// What becomes of them: the result starts at the first row's first column.
-    pub finish: Scaled<'a>,
+    pub finish: F,
     /// The channel of the first column.
     pub channel: usize,
     /// Distance of result rows, in elements.
     pub stride: usize,
 }
 
-/// Sums of a tile.
-type Sums = [[i32; COLUMNS]; ROWS];
-
 /// Computes the sums of all rows.
 ///
 /// # Panics
 /// When slices are too short for what the other fields say: a bug of the caller.
-pub(crate) fn pair_strip(isa: Isa, s: PairStrip<'_>) {
+pub(crate) fn pair_strip<F: Finish>(isa: Isa, s: PairStrip<'_, F>) {
     let Some(below) = s.rows.len().checked_sub(1) else { return };
     let end = s.rows.furthest + s.pieces.furthest + 2 * s.depth;
     assert!(end <= s.x.len() && (1..=COLUMNS).contains(&s.columns));
@@ -76,114 +73,65 @@ pub(crate) fn pair_strip(isa: Isa, s: PairStrip<'_>) {
     assert!(s.first && s.last || s.partial.len() >= s.rows.len());
     assert!(!s.last || s.finish.len() >= below * s.stride + s.columns && s.finish.takes(s.channel + COLUMNS));
     match isa.0 {
-        // SAFETY: an `Isa` exists only where its features were detected; rows, panel, sums and result reach as far as was
-        // checked.
+        // SAFETY: an `Isa` exists only where its features were detected, and AVX-512 comes with AVX2; rows, panel, sums and
+        // result reach as far as was checked.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 => unsafe { avx512(s) },
+        Kind::Avx512 | Kind::Avx2 => unsafe { avx2(s) },
         // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => unsafe { avx2(s) },
-        // SAFETY: as above.
-        Kind::Portable => unsafe { each::<Portable>(s, portable) },
+        Kind::Portable => unsafe { portable(s) },
     }
-}
-
-/// One tile: up to [`ROWS`] rows that start at `rows`.
-struct Tile<'a> {
-    x: &'a [i16],
-    rows: &'a [usize],
-    pieces: &'a [usize],
-    depth: usize,
-    panel: &'a [i16],
-    columns: usize,
-}
-
-/// Calls the kernel, which adds to the sums, for each tile; finishes what is whole.
-///
-/// # Safety
-/// As [`pair_strip`] checks.
-#[inline(always)]
-unsafe fn each<V: Vector>(mut s: PairStrip<'_>, kernel: impl Fn(&Tile<'_>, &mut Sums)) {
-    for (i, rows) in s.rows.list.chunks(ROWS).enumerate() {
-        let (pieces, first) = (&s.pieces.list[..], i * ROWS);
-        let tile = Tile { x: s.x, rows, pieces, depth: s.depth, panel: s.panel, columns: s.columns };
-        let mut sums: Sums = [[0; COLUMNS]; ROWS];
-        if !s.first {
-            sums[..rows.len()].copy_from_slice(&s.partial[first..][..rows.len()]);
-        }
-        kernel(&tile, &mut sums);
-        if !s.last {
-            s.partial[first..][..rows.len()].copy_from_slice(&sums[..rows.len()]);
-            continue;
-        }
-        for (m, sums) in sums.iter().enumerate().take(rows.len()) {
-            let at = (first + m) * s.stride;
-            // SAFETY: result and factors reach as far as was checked.
-            unsafe {
-                let load = |n: usize| V::of_integers(sums.as_ptr().add(n));
-                if s.columns == 2 * V::LANES {
-                    s.finish.store_two([load(0), load(V::LANES)], at, s.channel);
-                    continue;
-                }
-                for n in (0..s.columns).step_by(V::LANES) {
-                    s.finish.store(load(n), at + n, s.channel + n, s.columns - n);
-                }
-            }
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx2,fma")]
-unsafe fn avx512(s: PairStrip<'_>) {
-    // SAFETY: the caller's; AVX-512 comes with AVX2.
-    unsafe { each::<super::vector::Avx512>(s, |t, sums| by_rows(t, sums)) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(s: PairStrip<'_>) {
-    // SAFETY: the caller's.
-    unsafe { each::<super::vector::Avx2>(s, |t, sums| by_rows(t, sums)) }
-}
-
-/// One instantiation for each number of rows, so that the sums stay in registers.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-unsafe fn by_rows(t: &Tile<'_>, sums: &mut Sums) {
+unsafe fn avx2<F: Finish>(mut s: PairStrip<'_, F>) {
+    let (count, wide) = (s.rows.len(), s.columns > COLUMNS / 2);
+    // One instantiation for each number of rows, so that the sums stay in registers.
     macro_rules! by_rows {
         ($($m:literal)*) => {
-            match (t.rows.len(), t.columns > COLUMNS / 2) {
-                $(($m, false) => run::<$m, 1>(t, sums), ($m, true) => run::<$m, 2>(t, sums),)*
-                _ => {}
+            for first in (0..count).step_by(ROWS) {
+                // SAFETY: the caller's.
+                unsafe {
+                    match (count - first, wide) {
+                        (ROWS.., false) => tile::<ROWS, 1, F>(&mut s, first),
+                        (ROWS.., true) => tile::<ROWS, 2, F>(&mut s, first),
+                        $(($m, false) => tile::<$m, 1, F>(&mut s, first), ($m, true) => tile::<$m, 2, F>(&mut s, first),)*
+                        _ => {}
+                    }
+                }
             }
         };
     }
-    // SAFETY: the caller's.
-    unsafe { by_rows!(1 2 3 4 5 6) }
+    by_rows!(1 2 3 4 5);
 }
 
-/// The kernel for AVX2: `M` rows, `N` registers of columns.
+/// The kernel for AVX2: `M` rows from `first` on, `N` registers of columns.
+///
+/// # Safety
+/// As [`pair_strip`] checks.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-unsafe fn run<const M: usize, const N: usize>(t: &Tile<'_>, out: &mut Sums) {
+unsafe fn tile<const M: usize, const N: usize, F: Finish>(s: &mut PairStrip<'_, F>, first: usize) {
+    use super::vector::Avx2;
     use std::arch::x86_64::*;
-    // SAFETY: `pair_strip` has checked how far rows and panel reach; reads are unaligned.
+    // SAFETY: `pair_strip` has checked how far rows, panel, sums and result reach; reads are unaligned.
     unsafe {
         let mut sums = [[_mm256_setzero_si256(); N]; M];
-        for m in 0..M {
-            for n in 0..N {
-                sums[m][n] = _mm256_loadu_si256(out[m].as_ptr().add(n * 8).cast());
+        if !s.first {
+            for m in 0..M {
+                for n in 0..N {
+                    sums[m][n] = _mm256_loadu_si256(s.partial[first + m].as_ptr().add(n * 8).cast());
+                }
             }
         }
-        let mut panel = t.panel.as_ptr();
-        for &piece in t.pieces {
-            let mut rows = [t.x.as_ptr(); M];
+        let mut panel = s.panel.as_ptr();
+        for &piece in &s.pieces.list {
+            let mut rows = [s.x.as_ptr(); M];
             for (m, row) in rows.iter_mut().enumerate() {
-                *row = t.x.as_ptr().add(t.rows[m] + piece);
+                *row = s.x.as_ptr().add(s.rows.list[first + m] + piece);
             }
             // One at a time: of several, the compiler would reorder the sums, and lose them from the registers.
-            for k in 0..t.depth {
+            for k in 0..s.depth {
                 let mut w = [_mm256_setzero_si256(); N];
                 for (n, w) in w.iter_mut().enumerate() {
                     *w = _mm256_loadu_si256(panel.add(n * COLUMNS).cast());
@@ -197,25 +145,59 @@ unsafe fn run<const M: usize, const N: usize>(t: &Tile<'_>, out: &mut Sums) {
                 }
             }
         }
+        if !s.last {
+            for m in 0..M {
+                for n in 0..N {
+                    _mm256_storeu_si256(s.partial[first + m].as_mut_ptr().add(n * 8).cast(), sums[m][n]);
+                }
+            }
+            return;
+        }
         for m in 0..M {
+            let at = (first + m) * s.stride;
+            if N == 2 && s.columns == COLUMNS {
+                s.finish.store_two(
+                    [Avx2::of_integers(sums[m][0]), Avx2::of_integers(sums[m][1])],
+                    at,
+                    s.channel,
+                );
+                continue;
+            }
             for n in 0..N {
-                _mm256_storeu_si256(out[m].as_mut_ptr().add(n * 8).cast(), sums[m][n]);
+                let (sums, from) = (Avx2::of_integers(sums[m][n]), n * Avx2::LANES);
+                s.finish.store(sums, at + from, s.channel + from, s.columns - from);
             }
         }
     }
 }
 
+/// The same in plain Rust.
+///
+/// # Safety
+/// As [`pair_strip`] checks.
 #[inline(always)]
-fn portable(t: &Tile<'_>, out: &mut Sums) {
-    for (&row, sums) in t.rows.iter().zip(out) {
-        let mut panel = t.panel.chunks_exact(2 * COLUMNS);
-        for &piece in t.pieces {
-            let x = &t.x[row + piece..][..2 * t.depth];
-            for (x, w) in x.chunks_exact(2).zip(panel.by_ref().take(t.depth)) {
+unsafe fn portable<F: Finish>(mut s: PairStrip<'_, F>) {
+    for (i, &row) in s.rows.list.iter().enumerate() {
+        let mut sums = if s.first { [0; COLUMNS] } else { s.partial[i] };
+        let mut panel = s.panel.chunks_exact(2 * COLUMNS);
+        for &piece in &s.pieces.list {
+            let x = &s.x[row + piece..][..2 * s.depth];
+            for (x, w) in x.chunks_exact(2).zip(panel.by_ref().take(s.depth)) {
                 let (a, b) = (i32::from(x[0]), i32::from(x[1]));
                 for (s, w) in sums.iter_mut().zip(w.chunks_exact(2)) {
                     *s += a * i32::from(w[0]) + b * i32::from(w[1]);
                 }
+            }
+        }
+        if !s.last {
+            s.partial[i] = sums;
+            continue;
+        }
+        let registers = sums.as_chunks().0.iter().zip((0..s.columns).step_by(Portable::LANES));
+        for (&sums, n) in registers {
+            // SAFETY: result and factors reach as far as was checked.
+            unsafe {
+                s.finish.store(Portable::of_integers(sums), i * s.stride + n, s.channel + n, s.columns - n);
             }
         }
     }
@@ -223,6 +205,7 @@ fn portable(t: &Tile<'_>, out: &mut Sums) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::finish::Scaled;
     use super::*;
 
     #[test]

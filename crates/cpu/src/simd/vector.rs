@@ -28,8 +28,6 @@ pub(crate) unsafe trait Vector: Copy {
             b.store_bytes(zero, to.add(Self::LANES));
         }
     }
-    /// Lanes from `i32`.
-    unsafe fn of_integers(from: *const i32) -> Self;
     unsafe fn add(self, other: Self) -> Self;
     /// `self · b + c`, rounded once.
     unsafe fn fma(self, b: Self, c: Self) -> Self;
@@ -43,6 +41,13 @@ pub(crate) const ROUNDER: f32 = 12_582_912.0;
 /// Lanes in plain Rust, for every CPU.
 #[derive(Copy, Clone)]
 pub(super) struct Portable([f32; 8]);
+
+impl Portable {
+    /// Lanes from integers.
+    pub(super) fn of_integers(integers: [i32; 8]) -> Self {
+        Portable(integers.map(|x| x as f32))
+    }
+}
 
 // SAFETY: needs no CPU features.
 unsafe impl Vector for Portable {
@@ -87,12 +92,6 @@ unsafe impl Vector for Portable {
     }
 
     #[inline(always)]
-    unsafe fn of_integers(from: *const i32) -> Self {
-        // SAFETY: the caller vouches for 8 elements.
-        Portable(unsafe { from.cast::<[i32; 8]>().read_unaligned() }.map(|x| x as f32))
-    }
-
-    #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
         Portable(std::array::from_fn(|i| self.0[i] + other.0[i]))
     }
@@ -122,6 +121,18 @@ mod x86 {
     /// 8 lanes; needs AVX2 and FMA.
     #[derive(Copy, Clone)]
     pub(in super::super) struct Avx2(__m256);
+
+    impl Avx2 {
+        /// Lanes from integers of 32 bits.
+        ///
+        /// # Safety
+        /// The CPU has AVX2.
+        #[inline(always)]
+        pub unsafe fn of_integers(integers: __m256i) -> Self {
+            // SAFETY: the caller's.
+            Avx2(unsafe { _mm256_cvtepi32_ps(integers) })
+        }
+    }
 
     /// Bits of a mask register for the first `n` of 8 lanes.
     #[inline(always)]
@@ -196,12 +207,6 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn of_integers(from: *const i32) -> Self {
-            // SAFETY: as above.
-            Avx2(unsafe { _mm256_cvtepi32_ps(_mm256_loadu_si256(from.cast())) })
-        }
-
-        #[inline(always)]
         unsafe fn add(self, other: Self) -> Self {
             // SAFETY: as above.
             Avx2(unsafe { _mm256_add_ps(self.0, other.0) })
@@ -270,12 +275,6 @@ mod x86 {
                 let whole = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(zero));
                 _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(whole));
             }
-        }
-
-        #[inline(always)]
-        unsafe fn of_integers(from: *const i32) -> Self {
-            // SAFETY: as above.
-            Avx512(unsafe { _mm512_cvtepi32_ps(_mm512_loadu_si512(from.cast())) })
         }
 
         #[inline(always)]

@@ -72,7 +72,13 @@ impl<'a> Weights<'a> {
                 b
             }
         };
-        layout.take(&storage, &mut self.spare).map_err(|e| fail(format!("{e} (stored in {entry})")))
+        let tensor = layout.take(&storage, &mut self.spare);
+        let tensor = tensor.map_err(|e| fail(format!("{e} (stored in {entry})")))?;
+        let Some(map) = archive.backing(tensor.bytes()) else { return Ok(tensor) };
+        let tensor = tensor.backed_by(map);
+        // The checksum was taken; whoever wants the elements reads them again.
+        tensor.release();
+        Ok(tensor)
     }
 }
 
