@@ -4,7 +4,7 @@
 use super::{Converted, Error, device_program, fit};
 use crate::backend::Lowering;
 use crate::executor::{Executor, Session};
-use crate::ir::{NodeId, Program, TensorType, ValueId};
+use crate::ir::{NodeId, Program, TensorType, ValueId, text};
 use crate::passes::{FoldBatchNorm, Pipeline};
 use crate::tensor::Tensor;
 use std::cmp::Ordering;
@@ -80,7 +80,8 @@ pub struct Evaluation {
 /// Compares programs sample by sample.
 #[derive(Debug)]
 pub struct Evaluator {
-    float: Box<dyn Session>,
+    /// `None` where the reference computes the same.
+    float: Option<Box<dyn Session>>,
     reference: Box<dyn Session>,
     quantized: Box<dyn Session>,
     shared: Vec<Pair>,
@@ -119,7 +120,10 @@ impl Evaluator {
             .filter(|(v, _)| in_device.contains(v) && g.ty(*v).dtype.is_float())
             .map(|(v, n)| Pair { reference: v, quantized: v, name: g.node(n).name.to_string() })
             .collect();
-        Self::load(float, &converted.reference, &device, shared, executor)
+        let mut folded = float.clone();
+        Pipeline::run_one(&FoldBatchNorm, &mut folded)?;
+        let other = (!is_same(&folded, &converted.reference)).then_some(float);
+        Self::load(other, &converted.reference, &device, shared, executor)
     }
 
     /// Loads two programs of the same model, as they were read from files. Nodes are compared where both have one of the
@@ -152,7 +156,7 @@ impl Evaluator {
                 }
             }
         }
-        Self::load(float, &reference, &device, shared, executor)
+        Self::load(None, &reference, &device, shared, executor)
     }
 
     /// Loads the float program and another form of it, whose nodes and names are its own: a file for a device, read back.
@@ -170,11 +174,11 @@ impl Evaluator {
             )));
         }
         let takes = other.graph.inputs().iter().map(|&v| other.graph.ty(v).clone()).collect();
-        Ok(Evaluator { takes: Some(takes), ..Self::load(float, float, other, vec![], executor)? })
+        Ok(Evaluator { takes: Some(takes), ..Self::load(None, float, other, vec![], executor)? })
     }
 
     fn load(
-        float: &Program,
+        float: Option<&Program>,
         reference: &Program,
         device: &Program,
         shared: Vec<Pair>,
@@ -183,11 +187,11 @@ impl Evaluator {
         let watch: Vec<ValueId> = shared.iter().map(|p| p.reference).collect();
         let watch_device: Vec<ValueId> = shared.iter().map(|p| p.quantized).collect();
         Ok(Evaluator {
-            float: executor.load(float, &[])?,
+            float: float.map(|float| executor.load(float, &[])).transpose()?,
             reference: executor.load(reference, &watch)?,
             quantized: executor.load(device, &watch_device)?,
-            names: float.signature.outputs.iter().map(|n| n.to_string()).collect(),
-            outputs: vec![Sums::default(); float.signature.outputs.len()],
+            names: reference.signature.outputs.iter().map(|n| n.to_string()).collect(),
+            outputs: vec![Sums::default(); reference.signature.outputs.len()],
             nodes: vec![Sums::default(); shared.len()],
             shared,
             takes: None,
@@ -202,13 +206,14 @@ impl Evaluator {
     /// # Errors
     /// When inputs or labels do not fit.
     pub fn add(&mut self, inputs: &[Tensor], labels: Option<&[i64]>) -> Result<(), Error> {
-        let float = self.float.run(inputs, &mut |_, _| {})?;
         let mut seen: BTreeMap<ValueId, Tensor> = BTreeMap::new();
-        if !self.shared.is_empty() {
-            self.reference.run(inputs, &mut |v, t| {
-                seen.insert(v, t.to_tensor());
-            })?;
-        }
+        let reference = self.reference.run(inputs, &mut |v, t| {
+            seen.insert(v, t.to_tensor());
+        })?;
+        let float = match &mut self.float {
+            Some(float) => float.run(inputs, &mut |_, _| {})?,
+            None => reference,
+        };
         let index: BTreeMap<ValueId, usize> =
             self.shared.iter().enumerate().map(|(i, p)| (p.quantized, i)).collect();
         let (nodes, shared) = (&mut self.nodes, &self.shared);
@@ -290,6 +295,15 @@ impl Evaluator {
             metrics: self.hits.into_iter().map(metric).collect(),
         }
     }
+}
+
+/// Whether two programs are one, constants included.
+fn is_same(a: &Program, b: &Program) -> bool {
+    let shared = |a: &Tensor, b: &Tensor| a.bytes().as_ptr() == b.bytes().as_ptr() && a.shape() == b.shape();
+    let constants = || a.constants.iter().zip(b.constants.iter());
+    a.constants.len() == b.constants.len()
+        && constants().all(|((_, a), (_, b))| shared(&a.tensor, &b.tensor) || a.tensor == b.tensor)
+        && text::print(a) == text::print(b)
 }
 
 /// Programs of one model take and give the same.
