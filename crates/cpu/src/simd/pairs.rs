@@ -145,27 +145,25 @@ unsafe fn tile<const M: usize, const N: usize, F: Finish>(s: &mut PairStrip<'_, 
                 }
             }
         }
-        if !s.last {
-            for m in 0..M {
-                for n in 0..N {
-                    _mm256_storeu_si256(s.partial[first + m].as_mut_ptr().add(n * 8).cast(), sums[m][n]);
-                }
-            }
-            return;
-        }
+        // Through memory: a loop that finishes the sums in place is not unrolled, and then they never were in registers.
+        let mut done = std::mem::MaybeUninit::<[[__m256i; N]; M]>::uninit();
+        done.write(sums);
+        let done = done.as_ptr().cast::<__m256i>();
         for m in 0..M {
-            let at = (first + m) * s.stride;
-            if N == 2 && s.columns == COLUMNS {
-                s.finish.store_two(
-                    [Avx2::of_integers(sums[m][0]), Avx2::of_integers(sums[m][1])],
-                    at,
-                    s.channel,
-                );
-                continue;
-            }
-            for n in 0..N {
-                let (sums, from) = (Avx2::of_integers(sums[m][n]), n * Avx2::LANES);
-                s.finish.store(sums, at + from, s.channel + from, s.columns - from);
+            let (at, row) = ((first + m) * s.stride, done.add(m * N));
+            if !s.last {
+                for n in 0..N {
+                    let to = s.partial[first + m].as_mut_ptr().add(n * Avx2::LANES);
+                    _mm256_storeu_si256(to.cast(), row.add(n).read());
+                }
+            } else if N == 2 && s.columns == COLUMNS {
+                let two = [row.read(), row.add(1).read()];
+                s.finish.store_two(two.map(|v| Avx2::of_integers(v)), at, s.channel);
+            } else {
+                for n in 0..N {
+                    let (sums, from) = (Avx2::of_integers(row.add(n).read()), n * Avx2::LANES);
+                    s.finish.store(sums, at + from, s.channel + from, s.columns - from);
+                }
             }
         }
     }
