@@ -168,6 +168,9 @@ static LAYERS: &[&str] = &[
     "linear",
     "linear_rank3",
     "linear_narrow",
+    "linear_single",
+    "conv_single",
+    "transposed_single",
 ];
 
 /// Runs a recipe over all programs, and compares what happened with what is known: refusals by name.

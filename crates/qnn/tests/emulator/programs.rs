@@ -44,6 +44,21 @@ programs! {
         %w : f32[8, 8, 3, 3] = constant \"w\"
         %y : f32[1, 8, 5, 5] = aten.conv2d.default(%x, %w, dilation=[2, 2])
         return %y"
+    conv_single "%x : f32[1, 32, 6, 6] = input
+        %w : f32[1, 32, 1, 1] = constant \"w\"
+        %b : f32[1] = constant \"b\" [1.5]
+        %y : f32[1, 1, 6, 6] = aten.conv2d.default(%x, %w, %b)
+        return %y"
+    transposed_single "%x : f32[1, 8, 5, 5] = input
+        %w : f32[8, 1, 3, 3] = constant \"w\"
+        %b : f32[1] = constant \"b\" [1.5]
+        %y : f32[1, 1, 7, 7] = aten.conv_transpose2d.input(%x, %w, %b)
+        return %y"
+    linear_single "%x : f32[4, 8] = input
+        %w : f32[1, 8] = constant \"w\"
+        %b : f32[1] = constant \"b\" [1.5]
+        %y : f32[4, 1] = aten.linear.default(%x, %w, %b)
+        return %y"
     conv_line "%x : f32[1, 8, 16] = input
         %w : f32[4, 8, 3] = constant \"w\"
         %b : f32[4] = constant \"b\"
