@@ -36,6 +36,7 @@ def library():
 
 LIBRARY = library()
 needs_library = pytest.mark.skipif(LIBRARY is None, reason="Qualcomm's library is not installed: pip install --no-deps onnxruntime-qnn==2.7.0")
+needs_compiler = pytest.mark.skipif(not adapter.COMPILER, reason="there is no C compiler for what stands before the library")
 HERE = {"QNN_LIB_DIR": str(LIBRARY)}
 NOWHERE = {"QNN_LIB_DIR": "", "QNN_SDK_ROOT": "", "VIRTUAL_ENV": "", "PATH": "/nonexistent", "HOME": "/nonexistent"}
 NETWORKS = {}
@@ -53,7 +54,7 @@ class Function(nn.Module):
         return self.function(*x)
 
 
-PICTURE, LINE, ROWS = (1, 16, 8, 8), (1, 16, 20), (4, 32)
+PICTURE, LINE, ROWS = (1, 16, 8, 8), (1, 16, 20), (64, 32)
 F = nn.functional
 torch.manual_seed(0)
 # Each: the module, and the shapes of its inputs.
@@ -62,15 +63,21 @@ OPERATORS = {
     "conv_relu": (nn.Sequential(nn.Conv2d(16, 8, 3, stride=2, padding=1), nn.ReLU()), [PICTURE]),
     "conv_pointwise": (nn.Conv2d(64, 16, 1), [(1, 64, 6, 6)]),
     "conv_line": (nn.Conv1d(16, 8, 3, padding=1), [LINE]),
+    "conv_grouped": (nn.Conv2d(16, 16, 3, padding=1, groups=4), [PICTURE]),
+    "conv_dilated": (nn.Conv2d(16, 8, 3, dilation=2), [PICTURE]),
     "depthwise": (nn.Conv2d(16, 16, 3, padding=1, groups=16), [PICTURE]),
     "transposed": (nn.ConvTranspose2d(16, 8, 3, stride=2, padding=1, output_padding=1), [PICTURE]),
     "linear": (nn.Linear(32, 16), [ROWS]),
+    "linear_single": (nn.Linear(32, 1), [(4, 32)]),
+    "conv_single": (nn.Conv2d(16, 1, 3, padding=1), [PICTURE]),
+    "linear_narrow": (nn.Linear(20, 16), [(4, 20)]),
     "linear_wide": (nn.Linear(256, 32), [(3, 256)]),
     "matmul": (Function(torch.matmul), [(2, 8, 16), (2, 16, 8)]),
     "add": (Function(torch.add), [PICTURE, PICTURE]),
     "mul": (Function(torch.mul), [PICTURE, PICTURE]),
     "cat": (Function(lambda x, y: torch.cat([x, y], 1)), [PICTURE, PICTURE]),
     "softmax": (nn.Softmax(-1), [ROWS]),
+    "log_softmax": (nn.LogSoftmax(-1), [ROWS]),
     "layer_norm": (nn.LayerNorm(32), [ROWS]),
     "gelu": (nn.GELU(), [ROWS]),
     "sigmoid": (nn.Sigmoid(), [ROWS]),
@@ -82,6 +89,10 @@ OPERATORS = {
     "bilinear": (nn.Upsample(scale_factor=2, mode="bilinear"), [PICTURE]),
     "reshape": (Function(lambda x: x.permute(0, 2, 1, 3).reshape(8, 16, 8).transpose(1, 2)), [PICTURE]),
 }
+# What becomes of random inputs: rows of a network's residual stream differ much.
+SHAPED = {
+    "layer_norm": lambda x: x * np.linspace(0.05, 1, 64)[:, None],
+}
 # What the library refuses, and the words of the report.
 REFUSED = {}
 
@@ -90,7 +101,8 @@ def model(name, folder):
     """An operator as a .pt2, with calibration and evaluation data."""
     module, shapes = OPERATORS[name]
     random = np.random.default_rng(0)
-    data = lambda n: {f"in{i}": random.standard_normal((n, *s)).astype(np.float32) for i, s in enumerate(shapes)}
+    shaped = SHAPED.get(name, lambda x: x)
+    data = lambda n: {f"in{i}": shaped(random.standard_normal((n, *s))).astype(np.float32) for i, s in enumerate(shapes)}
     np.savez(folder / "calib.npz", **data(8))
     one = {k: v[0] for k, v in data(1).items()}
     np.savez(folder / "one.npz", **one)
@@ -112,7 +124,7 @@ def steps_apart(got, expected, steps):
 
 
 def limit(recipe):
-    """Steps that the emulation may be from exact integers. Which of Qualcomm's kernels are further is in known_failures.txt."""
+    """Steps that the emulation may be from exact integers, but for kernels that lowbit's report calls imprecise."""
     return 4.01 if recipe.startswith("16") else 2.01
 
 
@@ -133,9 +145,11 @@ def test_operator(name, recipe, folder):
     kit.lowbit("run", q, "--on", BACKEND, "--data", folder / "one.npz", "--out", folder / "out.npz", env=HERE)
     expected, steps = reference.run(q, inputs)
     apart = steps_apart(kit.outputs(folder / "out.npz"), expected, steps)
-    kit.record("QNN operators", f"{name}.{recipe}", steps=apart)
-    assert apart <= limit(recipe), f"{apart:.2f} steps"
     nodes = [n for n in json.loads(report.read_text())["nodes"] if n.get("becomes")]
+    said = max((n["imprecise"]["steps"] for n in nodes if "imprecise" in n), default=0)
+    kit.record("QNN operators", f"{name}.{recipe}", steps=apart, said=said)
+    assert apart <= max(limit(recipe), said + 0.01), f"{apart:.2f} steps, and the report says {said}"
+    assert not said or apart > limit(recipe), f"{apart:.2f} steps only, and the report says {said}"
     assert nodes and all("Qualcomm's library" in n["becomes"] for n in nodes)
 
 
@@ -188,7 +202,7 @@ def runtime(tmp_path_factory):
 
 
 @needs_library
-@pytest.mark.skipif(not adapter.COMPILER, reason="there is no C compiler for qnn/adapter.c")
+@needs_compiler
 @pytest.mark.parametrize("name", ["conv_relu", "linear", "softmax", "cat", "reshape", "layer_norm", "matmul"])
 def test_executorch_runs_it(name, folder, runtime):
     """The .pte in ExecuTorch's runtime gives what the emulation gives, bit by bit: it is the same binary."""
@@ -200,7 +214,7 @@ def test_executorch_runs_it(name, folder, runtime):
 
 
 @needs_library
-@pytest.mark.skipif(not adapter.COMPILER, reason="there is no C compiler for qnn/adapter.c")
+@needs_compiler
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "transformer_encoder"])
 def test_executorch_runs_networks(name, folder, runtime):
     """Whole networks in one delegate: the .pte is as close to the float network as lowbit says, and computes what the emulation does."""
