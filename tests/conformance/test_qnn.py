@@ -55,6 +55,7 @@ class Function(nn.Module):
 
 
 PICTURE, LINE, ROWS = (1, 16, 8, 8), (1, 16, 20), (64, 32)
+GRID = (1, 7, 6, 2)
 F = nn.functional
 torch.manual_seed(0)
 # Each: the module, and the shapes of its inputs.
@@ -87,11 +88,18 @@ OPERATORS = {
     "global_pool": (nn.AdaptiveAvgPool2d(1), [PICTURE]),
     "nearest": (nn.Upsample(scale_factor=2), [PICTURE]),
     "bilinear": (nn.Upsample(scale_factor=2, mode="bilinear"), [PICTURE]),
+    "grid_sample": (Function(lambda x, at: F.grid_sample(x, at, align_corners=False)), [PICTURE, GRID]),
+    "grid_sample_border": (Function(lambda x, at: F.grid_sample(x, at, padding_mode="border", align_corners=True)), [PICTURE, GRID]),
+    "grid_sample_nearest": (Function(lambda x, at: F.grid_sample(x, at, mode="nearest", padding_mode="reflection", align_corners=False)), [PICTURE, GRID]),
     "reshape": (Function(lambda x: x.permute(0, 2, 1, 3).reshape(8, 16, 8).transpose(1, 2)), [PICTURE]),
 }
-# What becomes of random inputs: rows of a network's residual stream differ much.
+# What becomes of random inputs: rows of a network's residual stream differ much, and a grid lies within the picture. In 8 bits
+# the nearest of two pixels is uncertain near the middle between them, so that grid has points next to pixels.
 SHAPED = {
     "layer_norm": lambda x: x * np.linspace(0.05, 1, 64)[:, None],
+    "grid_sample": lambda x: 0.6 * x,
+    "grid_sample_border": lambda x: 0.6 * x,
+    "grid_sample_nearest": lambda x: np.clip(np.floor(4 * x) / 4 + 0.125, -1.125, 1.125),
 }
 # What the library refuses, and the words of the report.
 REFUSED = {}

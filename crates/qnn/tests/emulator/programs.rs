@@ -282,6 +282,10 @@ programs! {
         %i : i64[5] = input
         %y : f32[3, 5, 4] = aten.index.Tensor(%x, [none, %i])
         return %y"
+    sample "%x : f32[1, 4, 6, 6] = input
+        %g : f32[1, 3, 5, 2] = input
+        %y : f32[1, 4, 3, 5] = aten.grid_sampler_2d.default(%x, %g, 0, 0, false)
+        return %y"
     roll "%x : f32[1, 4, 6, 8] = input
         %y : f32[1, 4, 6, 8] = aten.roll.default(%x, [2, -3], [2, 3])
         return %y"
