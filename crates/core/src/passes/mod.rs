@@ -13,6 +13,7 @@ mod pack_embeddings;
 mod products_to_linear;
 mod recompose;
 mod scalars_to_tensors;
+mod scatter_to_gather;
 
 pub use batch_norm_to_conv::BatchNormToConv;
 pub use dead_code::DeadCode;
@@ -27,6 +28,7 @@ pub use pack_embeddings::PackEmbeddings;
 pub use products_to_linear::ProductsToLinear;
 pub use recompose::Recompose;
 pub use scalars_to_tensors::ScalarsToTensors;
+pub use scatter_to_gather::ScatterToGather;
 
 use crate::ir::{Program, VerifyErrors, verify};
 use crate::ops::InferError;

@@ -32,7 +32,7 @@ use lowbit_core::ir::{NodeId, Program, ValueId};
 use lowbit_core::ops;
 use lowbit_core::passes::{
     BatchNormToConv, Decompose, FewerDimensions, FoldBatchNorm, MasksLast, Pipeline, ProductsToLinear,
-    Recompose, Unroll,
+    Recompose, ScatterToGather, Unroll,
 };
 use lowbit_core::quantizer::{OpConfig, Quantizer, RuleQuantizer, Scope};
 use options::{Recipes, known, scope};
@@ -52,7 +52,7 @@ const MOST_STEPS: i64 = 256;
 fn pieces() -> Pipeline {
     let layers = Pipeline::default().then(ProductsToLinear).then(Decompose { keep: is_not_padded_by_word });
     let layers = layers.then(Recompose).then(FoldBatchNorm).then(BatchNormToConv);
-    let pieces = layers.then(Decompose { keep }).then(Unroll { most: MOST_STEPS });
+    let pieces = layers.then(Decompose { keep }).then(ScatterToGather).then(Unroll { most: MOST_STEPS });
     pieces.then(FewerDimensions { most: MAX_RANK }).then(MasksLast)
 }
 

@@ -265,7 +265,7 @@ fn layer(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
         let granularity = if per_channel { Granularity::Channel { axis: 0 } } else { Granularity::Tensor };
         let scheme = QScheme { granularity, mapping: Mapping::Symmetric };
         let from = vec![input, weight];
-        out.set(bias, Spec::Derived { from, rule: DeriveRule::BiasScale, range: QRange::INT32, scheme });
+        out.set(bias, Spec::Derived { from, rule: DeriveRule::FittingBias, range: QRange::INT32, scheme });
     }
     out.set(m.output(), how.output_activation.clone());
     Ok(())

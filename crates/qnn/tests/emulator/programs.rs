@@ -286,6 +286,22 @@ programs! {
         %g : f32[1, 3, 5, 2] = input
         %y : f32[1, 4, 3, 5] = aten.grid_sampler_2d.default(%x, %g, 0, 0, false)
         return %y"
+    folded "%x : f32[1, 18, 25] = input
+        %y : f32[1, 2, 5, 5] = aten.col2im.default(%x, [5, 5], [3, 3], [1, 1], [1, 1], [1, 1])
+        return %y"
+    unfolded "%x : f32[1, 4, 12] = input
+        %y : f32[1, 4, 4, 5] = aten.unfold.default(%x, 2, 5, 2)
+        return %y"
+    many_dimensions "%x : f32[16, 16] = input
+        %v : f32[1, 4, 4, 1, 4, 4] = aten.view.default(%x, [1, 4, 4, 1, 4, 4])
+        %d : f32[1, 4, 4, 1, 4, 4] = aten.div.Scalar(%v, 4.0)
+        %y : f32[16, 1, 4, 4] = aten.reshape.default(%d, [16, 1, 4, 4])
+        return %y"
+    tiny_weights "%x : f32[4, 8] = input
+        %w : f32[1, 8] = constant \"w\" [0.000000001, 0.000000002, 0.000000003, 0.000000004, 0.000000005, 0.000000006, 0.000000007, 0.000000008]
+        %b : f32[1] = constant \"b\" [1.5]
+        %y : f32[4, 1] = aten.linear.default(%x, %w, %b)
+        return %y"
     roll "%x : f32[1, 4, 6, 8] = input
         %y : f32[1, 4, 6, 8] = aten.roll.default(%x, [2, -3], [2, 3])
         return %y"
