@@ -272,6 +272,61 @@ def test_what_is_no_library(folder):
     assert not (folder / "m.pte").exists()
 
 
+# Functions of the library by their place in its table; each fails when it is first called.
+CALLS = {
+    "backendCreate": 1,
+    "contextCreate": 9,
+    "contextGetBinarySize": 11,
+    "contextGetBinary": 12,
+    "graphCreate": 15,
+    "graphAddNode": 18,
+    "graphFinalize": 19,
+    "tensorCreateGraphTensor": 24,
+    "logCreate": 25,
+    "deviceCreate": 40,
+}
+
+def lower_with_fault(folder, fault, out):
+    model("conv_relu", folder)
+    q = quantize(folder, "8a8w")
+    (folder / "library").mkdir()
+    fault = adapter.faulty(LIBRARY, folder / "library", fault)
+    done = kit.call("lower", q, "--backend", BACKEND, "--option", "strict=true", "--out", folder / out, env={**HERE, **fault})
+    assert done.returncode == 1 and not (folder / out).exists() and "panicked" not in done.stderr, done.stderr
+    return done.stderr
+
+
+@needs_library
+@needs_compiler
+@pytest.mark.parametrize("call", CALLS)
+def test_a_failing_call(call, folder):
+    """Whatever call fails on the way, the error names it, and no file is left."""
+    said = lower_with_fault(folder, str(CALLS[call]), "m.pte")
+    assert f"the library's {call} gave error 6999" in said, said
+
+
+@needs_library
+@needs_compiler
+@pytest.mark.parametrize("call", ["contextCreate", "graphCreate", "graphFinalize"])
+def test_a_failing_call_without_pte(call, folder):
+    said = lower_with_fault(folder, str(CALLS[call]), "m.bin")
+    assert f"the library's {call} gave error 6999" in said, said
+
+
+@needs_library
+@needs_compiler
+def test_an_old_library(folder):
+    said = lower_with_fault(folder, "version", "m.pte")
+    assert "interface 2.3.0" in said and "pip install" in said, said
+
+
+@needs_library
+@needs_compiler
+def test_a_graph_beyond_memory(folder):
+    said = lower_with_fault(folder, "size", "m.pte")
+    assert "contextGetBinarySize" in said and "bytes" in said, said
+
+
 def test_unknown_chip(folder):
     model("linear", folder)
     done = kit.call("lower", folder / "model.pt2", "--backend", BACKEND, "--target", "SM1", "--out", folder / "m.pte")
