@@ -342,18 +342,11 @@ impl Context {
 
 /// A buffer of zeros, of a size that the library says.
 fn room(size: u64) -> Result<Vec<u8>, Failure> {
-    let mut bytes = vec![];
-    match usize::try_from(size).ok().map(|n| (n, bytes.try_reserve_exact(n))) {
-        Some((n, Ok(()))) => {
-            bytes.resize(n, 0);
-            Ok(bytes)
-        }
-        _ => {
-            let why =
-                format!("the compiled graph has {size} bytes, more than there is memory; cut the model");
-            Err(Failure { call: "contextGetBinarySize", code: 0, op: None, messages: vec![why] })
-        }
-    }
+    let fits = |n: &usize| Vec::<u8>::new().try_reserve_exact(*n).is_ok();
+    usize::try_from(size).ok().filter(fits).map(|n| vec![0; n]).ok_or_else(|| {
+        let why = format!("the compiled graph has {size} bytes, more than there is memory; cut the model");
+        Failure { call: "contextGetBinarySize", code: 0, op: None, messages: vec![why] }
+    })
 }
 
 /// Whether a text has this name in it, not as a part of another.

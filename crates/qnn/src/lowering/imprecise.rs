@@ -131,7 +131,7 @@ fn of_op(graph: &Graph, op: &Op) -> Option<Imprecise> {
 /// Whether a convolution of the chip's has so few input channels that its matrix unit, which loses bits of 16-bit weights, is
 /// told to leave it alone (`SHORT_DEPTH_WITHOUT_HMX`); up to 4 are known to be exact.
 fn is_short(graph: &Graph, op: &Op) -> bool {
-    let whole = op.params.iter().any(|p| *p == ("group", Param::U32(1)));
+    let whole = op.params.contains(&("group", Param::U32(1)));
     op.kind == "Conv2d" && whole && graph.tensors[op.inputs[1]].dims.get(2).is_some_and(|&c| c <= 4)
 }
 
