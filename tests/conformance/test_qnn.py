@@ -69,8 +69,6 @@ OPERATORS = {
     "depthwise": (nn.Conv2d(16, 16, 3, padding=1, groups=16), [PICTURE]),
     "transposed": (nn.ConvTranspose2d(16, 8, 3, stride=2, padding=1, output_padding=1), [PICTURE]),
     "linear": (nn.Linear(32, 16), [ROWS]),
-    "linear_single": (nn.Linear(32, 1), [(4, 32)]),
-    "conv_single": (nn.Conv2d(16, 1, 3, padding=1), [PICTURE]),
     "linear_narrow": (nn.Linear(20, 16), [(4, 20)]),
     "linear_wide": (nn.Linear(256, 32), [(3, 256)]),
     "matmul": (Function(torch.matmul), [(2, 8, 16), (2, 16, 8)]),
