@@ -289,6 +289,9 @@ programs! {
     folded "%x : f32[1, 18, 25] = input
         %y : f32[1, 2, 5, 5] = aten.col2im.default(%x, [5, 5], [3, 3], [1, 1], [1, 1], [1, 1])
         return %y"
+    folded_wide "%x : f32[1, 18, 324] = input
+        %y : f32[1, 2, 18, 18] = aten.col2im.default(%x, [18, 18], [3, 3], [1, 1], [1, 1], [1, 1])
+        return %y"
     unfolded "%x : f32[1, 4, 12] = input
         %y : f32[1, 4, 4, 5] = aten.unfold.default(%x, 2, 5, 2)
         return %y"
