@@ -71,9 +71,19 @@ pub struct Node {
     /// What it becomes in the delegate, where the backend says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub becomes: Option<String>,
+    /// Where the device's kernel is known to be less exact than the program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub imprecise: Option<Imprecise>,
     /// Against the float program; only where evaluated.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "decibels_option")]
     pub sqnr_db: Option<f64>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Imprecise {
+    /// The most that were measured, of the result's integers.
+    pub steps: u32,
+    pub why: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -180,6 +190,7 @@ fn node(
         delegate: None,
         why_not_delegated: None,
         becomes: None,
+        imprecise: None,
         sqnr_db: None,
     }
 }
@@ -219,7 +230,9 @@ impl Report {
                 Place::Outside(why) => (None, Some(why.clone())),
             };
             let node = node(&n.name, n.op, n.module.path(), converted, &quantized);
-            self.nodes.push(Node { delegate, why_not_delegated, becomes: n.becomes.clone(), ..node });
+            let imprecise = n.imprecise.as_ref().map(|i| Imprecise { steps: i.steps, why: i.why.clone() });
+            let becomes = n.becomes.clone();
+            self.nodes.push(Node { delegate, why_not_delegated, becomes, imprecise, ..node });
         }
     }
 
@@ -286,6 +299,7 @@ impl Report {
         }
         self.print_kernels();
         self.print_remarks();
+        self.print_imprecise();
         for w in &self.warnings {
             println!("warning     {w}");
         }
@@ -309,6 +323,17 @@ impl Report {
         }
         for ((op, remark), count) in remarks {
             println!("remark      {count} x {op}: {remark}");
+        }
+    }
+
+    /// How many nodes the device computes less exactly than the program says.
+    fn print_imprecise(&self) {
+        let steps: Vec<u32> = self.nodes.iter().filter_map(|n| Some(n.imprecise.as_ref()?.steps)).collect();
+        if let Some(most) = steps.iter().max() {
+            println!(
+                "imprecise   {} nodes have kernels on the device that are up to {most} steps off; --report says which, and why",
+                steps.len()
+            );
         }
     }
 

@@ -92,8 +92,8 @@ pub trait Lowering: Debug {
         None
     }
 
-    /// What a node that was claimed becomes, for the report: the device's operators, and who says that it runs them.
-    fn describe(&self, _program: &Program, _node: NodeId) -> Option<String> {
+    /// What a node that was claimed becomes, for the report.
+    fn describe(&self, _program: &Program, _node: NodeId) -> Option<Description> {
         None
     }
 
@@ -155,6 +155,24 @@ pub enum Claim {
     Take(Vec<NodeId>),
     /// It stays outside, and why.
     Leave(Cow<'static, str>),
+}
+
+/// What a backend tells of a node that it takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// The device's operators, and who says that it runs them.
+    pub becomes: String,
+    /// Where the device's kernel is known to compute something else than the program says, by more than rounding.
+    pub imprecise: Option<Imprecise>,
+}
+
+/// How far a device's kernel is from what the program says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Imprecise {
+    /// The most steps of the result's integers that were measured.
+    pub steps: u32,
+    /// A sentence: which kernel, what it does, and how that is known.
+    pub why: String,
 }
 
 /// A compiled region.

@@ -6,8 +6,8 @@ use crate::ir::{Key, NodeId, Program, ValueId};
 use crate::passes::{FoldBatchNorm, FoldConstants, Pass, PassError, Pipeline, fold_constants};
 use crate::quant::observer::Batch;
 use crate::quant::{
-    Annotations, Group, Groups, Observer, ObserverError, ObserverState, QParams, QuantError, Site, Spec,
-    observer,
+    Annotations, DeriveRule, Group, Groups, Observer, ObserverError, ObserverState, QParams, QuantError,
+    Site, Spec, observer,
 };
 use crate::quantizer::Quantizer;
 use crate::tensor::{Tensor, TensorView};
@@ -351,6 +351,7 @@ impl Prepared {
         if !unobserved.is_empty() {
             return Err(Error::Unobserved(unobserved));
         }
+        self.fit_biases(&mut done);
         // Derived parameters may stand on derived ones.
         for _ in 0..done.len() {
             for (i, g) in self.groups.groups.iter().enumerate() {
@@ -371,5 +372,20 @@ impl Prepared {
             return Err(Annotations::bad_spec(&self.program, self.groups.groups[i].sites[0], reason).into());
         }
         Ok(done.into_iter().flatten().collect())
+    }
+
+    /// Raises the scales of weights where biases have to fit, before anything is derived from them.
+    fn fit_biases(&self, done: &mut [Option<Option<QParams>>]) {
+        for g in &self.groups.groups {
+            let Spec::Derived { from, rule: DeriveRule::FittingBias, range, .. } = &g.spec else { continue };
+            let place = |i: usize| from.get(i).and_then(|&s| self.groups.of(s));
+            let bias = g.sites[0].value(&self.program).and_then(|v| self.program.frozen(v));
+            let (Some(bias), Some(activation), Some(weight)) = (bias, place(0), place(1)) else { continue };
+            if let (Some(Some(activation)), Some(Some(weight))) =
+                (done[activation].clone(), &mut done[weight])
+            {
+                super::derive::fit_bias(bias, &activation, weight, *range);
+            }
+        }
     }
 }

@@ -6,7 +6,8 @@ use crate::ops::{self, OpDef, wrap_dim};
 use crate::symint::SymInt;
 
 /// Cutting a picture into windows is a view of six dimensions, which are put into another order and viewed as fewer again.
-/// Dimensions of one, and those that stay neighbours, need not be apart for that.
+/// Dimensions of one, and those that stay neighbours, need not be apart for that. What is computed of single elements between
+/// such views is computed before.
 #[derive(Copy, Clone, Debug)]
 pub struct FewerDimensions {
     /// The most that there may be.
@@ -33,12 +34,50 @@ impl Pass for FewerDimensions {
     }
 
     fn run(&self, program: &mut Program) -> Result<bool, PassFailure> {
+        let mut changed = false;
+        for n in program.graph.nodes().collect::<Vec<_>>() {
+            changed |= before_view(program, n, self.most)?;
+        }
         let found: Vec<Found> = program.graph.nodes().filter_map(|n| find(program, n, self.most)).collect();
         for f in &found {
             rewrite(program, f, self.most)?;
         }
-        Ok(!found.is_empty())
+        Ok(changed || !found.is_empty())
     }
+}
+
+/// A view of few dimensions as many: where node `n` takes a value from such a one, what it views.
+fn viewed(program: &Program, n: NodeId, most: usize) -> Option<ValueId> {
+    let g = &program.graph;
+    let x = g.node(n).operands().next()?;
+    let view = g.producer(x).filter(|&v| VIEWS.contains(&g.node(v).op()))?;
+    let source = g.node(view).operands().next()?;
+    (g.ty(x).rank() > most && g.ty(source).rank() <= most).then_some(source)
+}
+
+/// Computes elements before they are viewed as many dimensions, and views what was viewed so as few at once.
+fn before_view(program: &mut Program, n: NodeId, most: usize) -> Result<bool, PassFailure> {
+    let Some(source) = viewed(program, n, most) else { return Ok(false) };
+    let g = &mut program.graph;
+    let node = g.node(n).clone();
+    let out = g.ty(node.output()).clone();
+    let viewed_again = VIEWS.contains(&node.op()) && out.rank() <= most;
+    let rank = g.ty(source).rank();
+    let single = |v: ValueId| g.ty(v).rank() <= rank && g.ty(v).shape.iter().all(|s| *s == SymInt::from(1));
+    let of_elements = node.op().traits.elementwise
+        && matches!(node.arg(0), Arg::Value(_))
+        && node.operands().skip(1).all(single);
+    if viewed_again {
+        g.rewrite(n, &ops::VIEW, vec![source.into(), Arg::Ints(out.shape)])?;
+    } else if of_elements {
+        let mut args = node.args().to_vec();
+        args[0] = source.into();
+        let computed = NewNode::new(node.op(), args).in_module(&node.module);
+        let computed = g.insert_before(n, computed)?;
+        let computed = g.node(computed).output();
+        g.rewrite(n, &ops::VIEW, vec![computed.into(), Arg::Ints(out.shape)])?;
+    }
+    Ok(viewed_again || of_elements)
 }
 
 /// The order in which a node puts dimensions.
@@ -189,5 +228,25 @@ mod tests {
             }",
         );
         assert!(!changed);
+    }
+
+    #[test]
+    fn elements_are_computed_before_the_view() {
+        let (changed, text) = narrowed(
+            "program {
+              %x : f32[16, 16] = input
+              %by : f32[] = constant \"by\" [4.0]
+              %v : f32[1, 4, 4, 1, 4, 4] = aten.view.default(%x, size=[1, 4, 4, 1, 4, 4])
+              %d : f32[1, 4, 4, 1, 4, 4] = aten.div.Tensor(%v, %by)
+              %r : f32[1, 4, 4, 1, 4, 4] = aten.relu.default(%d)
+              %y : f32[16, 1, 4, 4] = aten.reshape.default(%r, shape=[16, 1, 4, 4])
+              return %y
+            }",
+        );
+        assert!(changed);
+        assert!(
+            text.contains("f32[16, 16] = aten.div.Tensor(%x, %by)") && !text.contains("f32[1, 4, 4"),
+            "{text}"
+        );
     }
 }

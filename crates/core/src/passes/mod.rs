@@ -8,10 +8,12 @@ mod fewer_dimensions;
 mod fold_batch_norm;
 pub(crate) mod fold_constants;
 mod fold_moves;
+mod masks_last;
 mod pack_embeddings;
 mod products_to_linear;
 mod recompose;
 mod scalars_to_tensors;
+mod scatter_to_gather;
 
 pub use batch_norm_to_conv::BatchNormToConv;
 pub use dead_code::DeadCode;
@@ -21,10 +23,12 @@ pub use fewer_dimensions::FewerDimensions;
 pub use fold_batch_norm::FoldBatchNorm;
 pub use fold_constants::FoldConstants;
 pub use fold_moves::FoldMoves;
+pub use masks_last::MasksLast;
 pub use pack_embeddings::PackEmbeddings;
 pub use products_to_linear::ProductsToLinear;
 pub use recompose::Recompose;
 pub use scalars_to_tensors::ScalarsToTensors;
+pub use scatter_to_gather::ScatterToGather;
 
 use crate::ir::{Program, VerifyErrors, verify};
 use crate::ops::InferError;

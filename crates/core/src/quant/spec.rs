@@ -51,6 +51,9 @@ impl From<QuantSpec> for Spec {
 pub enum DeriveRule {
     /// A bias: scale is the product of the activation's and the weight's, zero point 0.
     BiasScale,
+    /// As `BiasScale`, of sites `[activation, weight]`, for a constant that has to fit: the scales of weights so small that
+    /// the bias would be beyond half of its integers are raised.
+    FittingBias,
     /// Any function of the parameters of `from`, in order.
     Custom(fn(&[QParams]) -> QParams),
 }
@@ -58,7 +61,8 @@ pub enum DeriveRule {
 impl PartialEq for DeriveRule {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
-            (DeriveRule::BiasScale, DeriveRule::BiasScale) => true,
+            (DeriveRule::BiasScale, DeriveRule::BiasScale)
+            | (DeriveRule::FittingBias, DeriveRule::FittingBias) => true,
             (DeriveRule::Custom(a), DeriveRule::Custom(b)) => std::ptr::fn_addr_eq(*a, *b),
             _ => false,
         }
@@ -69,6 +73,7 @@ impl Debug for DeriveRule {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             DeriveRule::BiasScale => "BiasScale",
+            DeriveRule::FittingBias => "FittingBias",
             DeriveRule::Custom(_) => "Custom",
         })
     }

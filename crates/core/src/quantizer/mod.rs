@@ -17,7 +17,7 @@ pub use config::{OpConfig, Predicate, Scope};
 pub use embedding::EmbeddingQuantizer;
 pub use intx::Intx;
 pub use layer::Layer;
-pub use mask::mask;
+pub use mask::{is_mask, mask, scores};
 pub use pattern::Pattern;
 pub use rules::{Match, Rule, RuleQuantizer};
 pub use weights::{WeightConfig, WeightQuantizer};

@@ -53,6 +53,10 @@ impl std::fmt::Display for Failure {
         let Failure { call, code, messages, .. } = self;
         let said = super::words::sentence(messages);
         let low = code & 0xffff;
+        if *code == 0 {
+            // Nothing was called.
+            return write!(f, "the library's {call}: {said}");
+        }
         match said.is_empty() {
             true => write!(f, "the library's {call} gave error {low} ({})", meaning(low)),
             false => write!(f, "the library's {call} gave error {low} ({}): {said}", meaning(low)),

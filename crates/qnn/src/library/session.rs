@@ -280,6 +280,11 @@ impl Context {
         type Create = unsafe extern "C" fn(Handle, *mut abi::Tensor) -> Status;
         type Add = unsafe extern "C" fn(Handle, abi::Op) -> Status;
         let library = self.session.0.library;
+        if let Some(t) = graph.tensors.iter().find(|t| u32::try_from(t.size()).is_err()) {
+            let why =
+                format!("{} has {} bytes, and a tensor has less than 4 GiB; cut the model", t.name, t.size());
+            return Err(Failure { call: "tensorCreateGraphTensor", code: 0, op: None, messages: vec![why] });
+        }
         let mut tensors = held::tensors(graph);
         // SAFETY: the types are those of the functions; tensors and operators live through the calls, which copy them.
         unsafe {
@@ -325,9 +330,7 @@ impl Context {
         unsafe {
             let get: Size = library.function("contextGetBinarySize", place::CONTEXT_BINARY_SIZE)?;
             done("contextGetBinarySize", get(self.handle, &raw mut size), heard)?;
-            let too_large =
-                |_| Failure { call: "contextGetBinarySize", code: size, op: None, messages: vec![] };
-            let mut bytes = vec![0u8; usize::try_from(size).map_err(too_large)?];
+            let mut bytes = room(size)?;
             let get: Get = library.function("contextGetBinary", place::CONTEXT_BINARY)?;
             let status = get(self.handle, bytes.as_mut_ptr().cast(), size, &raw mut written);
             done("contextGetBinary", status, heard)?;
@@ -335,6 +338,15 @@ impl Context {
             Ok(bytes)
         }
     }
+}
+
+/// A buffer of zeros, of a size that the library says.
+fn room(size: u64) -> Result<Vec<u8>, Failure> {
+    let fits = |n: &usize| Vec::<u8>::new().try_reserve_exact(*n).is_ok();
+    usize::try_from(size).ok().filter(fits).map(|n| vec![0; n]).ok_or_else(|| {
+        let why = format!("the compiled graph has {size} bytes, more than there is memory; cut the model");
+        Failure { call: "contextGetBinarySize", code: 0, op: None, messages: vec![why] }
+    })
 }
 
 /// Whether a text has this name in it, not as a part of another.

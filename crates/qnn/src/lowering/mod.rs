@@ -3,6 +3,7 @@
 mod builder;
 mod device;
 mod emit;
+mod imprecise;
 mod kind;
 mod oracle;
 mod passes;
@@ -18,7 +19,7 @@ pub use oracle::Oracle;
 use crate::graph::Graph;
 use crate::library::{Failure, Library, LibraryError, Session, Tuning, find};
 use crate::{NAME, payload};
-use lowbit_core::backend::{Artifact, BackendError, Blob, Claim, Device, Format, Lowering};
+use lowbit_core::backend::{Artifact, BackendError, Blob, Claim, Description, Device, Format, Lowering};
 use lowbit_core::ir::{NodeId, Program};
 use lowbit_core::ops::{self, OpDef};
 use lowbit_core::passes::Pipeline;
@@ -139,13 +140,16 @@ impl Lowering for Qnn {
         }
     }
 
-    fn describe(&self, program: &Program, node: NodeId) -> Option<String> {
+    fn describe(&self, program: &Program, node: NodeId) -> Option<Description> {
         let mut b = Builder::rehearsal(program, &self.settings);
         emit::node(&mut b, node).ok()?;
         let ops: Vec<String> = b.graph().ops.iter().map(|op| b.graph().describe(op)).collect();
+        if ops.is_empty() {
+            return None;
+        }
         let judge = self.oracle().name();
-        (!ops.is_empty())
-            .then(|| format!("{}; validated for {} by {judge}", ops.join(", "), self.settings.soc))
+        let becomes = format!("{}; validated for {} by {judge}", ops.join(", "), self.settings.soc);
+        Some(Description { becomes, imprecise: imprecise::of(b.graph()) })
     }
 
     fn compile(&self, part: &Program) -> Result<Blob, BackendError> {

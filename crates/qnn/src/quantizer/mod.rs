@@ -31,7 +31,8 @@ use lowbit_core::backend::{BackendError, Options};
 use lowbit_core::ir::{NodeId, Program, ValueId};
 use lowbit_core::ops;
 use lowbit_core::passes::{
-    BatchNormToConv, Decompose, FewerDimensions, FoldBatchNorm, Pipeline, ProductsToLinear, Recompose, Unroll,
+    BatchNormToConv, Decompose, FewerDimensions, FoldBatchNorm, MasksLast, Pipeline, ProductsToLinear,
+    Recompose, ScatterToGather, Unroll,
 };
 use lowbit_core::quantizer::{OpConfig, Quantizer, RuleQuantizer, Scope};
 use options::{Recipes, known, scope};
@@ -51,8 +52,8 @@ const MOST_STEPS: i64 = 256;
 fn pieces() -> Pipeline {
     let layers = Pipeline::default().then(ProductsToLinear).then(Decompose { keep: is_not_padded_by_word });
     let layers = layers.then(Recompose).then(FoldBatchNorm).then(BatchNormToConv);
-    let pieces = layers.then(Decompose { keep }).then(Unroll { most: MOST_STEPS });
-    pieces.then(FewerDimensions { most: MAX_RANK }).then(masks::MasksLast)
+    let pieces = layers.then(Decompose { keep }).then(ScatterToGather).then(Unroll { most: MOST_STEPS });
+    pieces.then(FewerDimensions { most: MAX_RANK }).then(MasksLast)
 }
 
 /// A convolution with padding `"same"` or `"valid"` is taken apart, and put together with numbers.

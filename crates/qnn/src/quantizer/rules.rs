@@ -10,7 +10,7 @@ use lowbit_core::quant::{
     Annotation, Annotations, Blocks, DeriveRule, Granularity, Mapping, ObserverKind, QParams, QRange,
     QScheme, QuantSpec, Site, Spec,
 };
-use lowbit_core::quantizer::{Match, OpConfig, Rule};
+use lowbit_core::quantizer::{Match, OpConfig, Rule, is_mask, scores};
 use std::sync::LazyLock;
 
 type Outcome = Result<(), String>;
@@ -93,7 +93,7 @@ fn range(spec: Option<&Spec>) -> Option<QRange> {
 /// What a tensor of argument `i` is read as: what the recipe says, unless it is a mask.
 fn read_as(m: &Match<'_>, i: usize, how: &OpConfig) -> Option<Spec> {
     match (m.value(i), range(how.input_activation.as_ref())) {
-        (Some(v), Some(range)) if masks::is_mask(m.program, v) => Some(Spec::Fixed(masks::params(range))),
+        (Some(v), Some(range)) if is_mask(m.program, v) => Some(Spec::Fixed(masks::params(range))),
         _ => how.input_activation.clone(),
     }
 }
@@ -105,10 +105,10 @@ fn made_as(m: &Match<'_>, how: &OpConfig) -> Option<Spec> {
     let (Some(range), Some(Spec::Observed(spec))) = (range(recipe.as_ref()), &how.input_activation) else {
         return recipe;
     };
-    if masks::is_mask(p, p.graph.node(n).output()) {
+    if is_mask(p, p.graph.node(n).output()) {
         return Some(Spec::Fixed(masks::params(range)));
     }
-    match masks::scores(p, p.graph.node(n)).and_then(|i| float(m, i)) {
+    match scores(p, p.graph.node(n)).and_then(|i| float(m, i)) {
         Some(scores) => Some(masks::masked(scores, range, spec.scheme)),
         None => recipe,
     }
@@ -265,7 +265,7 @@ fn layer(m: &Match<'_>, how: &OpConfig, out: &mut Annotations) -> Outcome {
         let granularity = if per_channel { Granularity::Channel { axis: 0 } } else { Granularity::Tensor };
         let scheme = QScheme { granularity, mapping: Mapping::Symmetric };
         let from = vec![input, weight];
-        out.set(bias, Spec::Derived { from, rule: DeriveRule::BiasScale, range: QRange::INT32, scheme });
+        out.set(bias, Spec::Derived { from, rule: DeriveRule::FittingBias, range: QRange::INT32, scheme });
     }
     out.set(m.output(), how.output_activation.clone());
     Ok(())

@@ -94,7 +94,7 @@ pub static HTP: &[Row] = &[
     row("GetItem", &["operator.getitem"], None, How::Nothing),
     row("Greater", &["aten.gt.Tensor"], Some("ElementWiseGreater"), How::Compare),
     row("GreaterEqual", &["aten.ge.Tensor"], Some("ElementWiseGreaterEqual"), How::Compare),
-    row("GridSample", &["aten.grid_sampler.default"], Some("GridSample"), How::Nothing),
+    row("GridSample", &["aten.grid_sampler.default"], Some("GridSample"), How::Binary),
     row("GroupNorm", &["aten.group_norm.default"], Some("GroupNorm"), How::Norm),
     row("HardSigmoid", &["aten.hardsigmoid.default", "aten.hardsigmoid_.default"], Some("ElementWiseNeuron"), How::Fixed),
     row("HardSwish", &["aten.hardswish.default", "aten.hardswish_.default"], Some("HardSwish"), How::Unary),
@@ -174,6 +174,7 @@ pub static OWN: &[Row] = &[
     row("MaxPool1d", &["aten.max_pool1d.default"], Some("PoolMax2d"), How::Shared),
     row("Mean", &["aten.mean.dim", "aten.sum.default"], Some("ReduceMean"), How::Unary),
     row("Upsample", &["aten.upsample_nearest2d.default"], Some("ResizeNearestNeighbor"), How::Shared),
+    row("GridSample2d", &["aten.grid_sampler_2d.default"], Some("GridSample"), How::Binary),
     row("UpsampleBilinear", &["aten.upsample_bilinear2d.default"], Some("ResizeBilinear"), How::Unary),
 ];
 

@@ -275,9 +275,10 @@ fn what_is_not_lowered_is_listed() {
     assert_eq!(missing, NOT_LOWERED);
 }
 
-/// `convolution`, `max_pool2d_with_indices`, `_softmax` and their like become the operators that people write before.
+/// `convolution`, `grid_sampler`, `max_pool2d_with_indices`, `_softmax` and their like become the operators that people write before.
 const NOT_LOWERED: &[&str] = &[
     "aten.convolution.default",
+    "aten.grid_sampler.default",
     "aten.native_layer_norm.default",
     "aten.max_pool2d_with_indices.default",
     "aten.adaptive_max_pool2d.default",

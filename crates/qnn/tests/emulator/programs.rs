@@ -44,6 +44,21 @@ programs! {
         %w : f32[8, 8, 3, 3] = constant \"w\"
         %y : f32[1, 8, 5, 5] = aten.conv2d.default(%x, %w, dilation=[2, 2])
         return %y"
+    conv_single "%x : f32[1, 32, 6, 6] = input
+        %w : f32[1, 32, 1, 1] = constant \"w\"
+        %b : f32[1] = constant \"b\" [1.5]
+        %y : f32[1, 1, 6, 6] = aten.conv2d.default(%x, %w, %b)
+        return %y"
+    transposed_single "%x : f32[1, 8, 5, 5] = input
+        %w : f32[8, 1, 3, 3] = constant \"w\"
+        %b : f32[1] = constant \"b\" [1.5]
+        %y : f32[1, 1, 7, 7] = aten.conv_transpose2d.input(%x, %w, %b)
+        return %y"
+    linear_single "%x : f32[4, 8] = input
+        %w : f32[1, 8] = constant \"w\"
+        %b : f32[1] = constant \"b\" [1.5]
+        %y : f32[4, 1] = aten.linear.default(%x, %w, %b)
+        return %y"
     conv_line "%x : f32[1, 8, 16] = input
         %w : f32[4, 8, 3] = constant \"w\"
         %b : f32[4] = constant \"b\"
@@ -266,6 +281,29 @@ programs! {
     index "%x : f32[3, 8, 4] = input
         %i : i64[5] = input
         %y : f32[3, 5, 4] = aten.index.Tensor(%x, [none, %i])
+        return %y"
+    sample "%x : f32[1, 4, 6, 6] = input
+        %g : f32[1, 3, 5, 2] = input
+        %y : f32[1, 4, 3, 5] = aten.grid_sampler_2d.default(%x, %g, 0, 0, false)
+        return %y"
+    folded "%x : f32[1, 18, 25] = input
+        %y : f32[1, 2, 5, 5] = aten.col2im.default(%x, [5, 5], [3, 3], [1, 1], [1, 1], [1, 1])
+        return %y"
+    folded_wide "%x : f32[1, 18, 324] = input
+        %y : f32[1, 2, 18, 18] = aten.col2im.default(%x, [18, 18], [3, 3], [1, 1], [1, 1], [1, 1])
+        return %y"
+    unfolded "%x : f32[1, 4, 12] = input
+        %y : f32[1, 4, 4, 5] = aten.unfold.default(%x, 2, 5, 2)
+        return %y"
+    many_dimensions "%x : f32[16, 16] = input
+        %v : f32[1, 4, 4, 1, 4, 4] = aten.view.default(%x, [1, 4, 4, 1, 4, 4])
+        %d : f32[1, 4, 4, 1, 4, 4] = aten.div.Scalar(%v, 4.0)
+        %y : f32[16, 1, 4, 4] = aten.reshape.default(%d, [16, 1, 4, 4])
+        return %y"
+    tiny_weights "%x : f32[4, 8] = input
+        %w : f32[1, 8] = constant \"w\" [0.000000001, 0.000000002, 0.000000003, 0.000000004, 0.000000005, 0.000000006, 0.000000007, 0.000000008]
+        %b : f32[1] = constant \"b\" [1.5]
+        %y : f32[4, 1] = aten.linear.default(%x, %w, %b)
         return %y"
     roll "%x : f32[1, 4, 6, 8] = input
         %y : f32[1, 4, 6, 8] = aten.roll.default(%x, [2, -3], [2, 3])

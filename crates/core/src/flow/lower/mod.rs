@@ -9,7 +9,7 @@ mod loops;
 mod outline;
 mod regions;
 
-use crate::backend::{Artifact, BackendError, Blob, Claim, Format, Lowering};
+use crate::backend::{Artifact, BackendError, Blob, Claim, Format, Imprecise, Lowering};
 use crate::ir::{Key, ModuleStack, NodeId, Program};
 use crate::ops::{self, InferError};
 use crate::passes::PassError;
@@ -65,6 +65,8 @@ pub struct Placement {
     pub place: Place,
     /// What it becomes in the delegate, as [`Lowering::describe`] says.
     pub becomes: Option<String>,
+    /// Where the device's kernel is known to be less exact than the program; also from [`Lowering::describe`].
+    pub imprecise: Option<Imprecise>,
 }
 
 /// A delegate, or the reason for being in none.
@@ -251,6 +253,7 @@ fn placements(program: &Program, place: impl Fn(NodeId) -> Place) -> Vec<Placeme
                 module: node.module.clone(),
                 place: place(n),
                 becomes: None,
+                imprecise: None,
             }
         })
         .collect()
@@ -259,8 +262,10 @@ fn placements(program: &Program, place: impl Fn(NodeId) -> Place) -> Vec<Placeme
 /// Fills in what nodes in delegates become.
 fn describe(program: &Program, backend: &dyn Lowering, places: &mut [Placement]) {
     for (n, p) in program.graph.nodes().zip(places) {
-        if matches!(p.place, Place::Delegate(_)) {
-            p.becomes = backend.describe(program, n);
+        if matches!(p.place, Place::Delegate(_))
+            && let Some(told) = backend.describe(program, n)
+        {
+            (p.becomes, p.imprecise) = (Some(told.becomes), told.imprecise);
         }
     }
 }

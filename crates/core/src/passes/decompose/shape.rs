@@ -1,6 +1,7 @@
 //! Shape changes, splits, padding and constants by simpler ones.
 
-use super::{Build, PassFailure, Table, Values, dim, one, out_type};
+use super::{Build, PassFailure, Table, Values, dim, integer, one, out_type};
+use crate::Tensor;
 use crate::ir::{Arg, Node, ValueId};
 use crate::ops;
 use crate::symint::SymInt;
@@ -51,6 +52,32 @@ fn reverse(b: &mut Build<'_>, n: &Node) -> Values {
     let (x, r) = (b.tensor(n, 0)?, rank(b, n)?);
     let order: Vec<usize> = (0..r).rev().collect();
     one(b.permute(x, &order)?)
+}
+
+/// `unfold(self, dim, size, step)`: the entries of all windows behind one another, and those of one in a dimension of their
+/// own, which goes to the end.
+fn unfold(b: &mut Build<'_>, n: &Node) -> Values {
+    let (x, r) = (b.tensor(n, 0)?, rank(b, n)?);
+    if r == 0 {
+        return Ok(None);
+    }
+    let d = dim(n, 1, r)?;
+    let out = out_type(b, n);
+    let (Some(count), size, step) = (out.shape[d].known(), integer(n, 2)?, integer(n, 3)?) else {
+        return Ok(None);
+    };
+    let numbers: Vec<i64> = (0..count).flat_map(|w| (0..size).map(move |k| w * step + k)).collect();
+    let numbers = Tensor::new(&[numbers.len()], numbers).map_err(|e| PassFailure(e.to_string()))?;
+    let numbers = b.constant(&format!("{}_windows", n.name), numbers);
+    let picked = b.op(&ops::INDEX_SELECT, [x.into(), d.into(), numbers.into()])?;
+    let mut shape = out.shape;
+    shape.remove(r);
+    shape.insert(d + 1, size.into());
+    let windows = b.view(picked, shape)?;
+    let mut order: Vec<usize> = (0..=r).collect();
+    let entries = order.remove(d + 1);
+    order.push(entries);
+    one(b.permute(windows, &order)?)
 }
 
 /// `chunk` and `tensor_split` are splits into sizes that are known by now.
@@ -176,6 +203,7 @@ pub(super) const TABLE: Table = &[
     ("aten.clone.default", identity),
     ("aten.lift_fresh_copy.default", identity),
     ("aten.movedim.int", movedim),
+    ("aten.unfold.default", unfold),
     ("aten.numpy_T.default", reverse),
     ("aten.chunk.default", sizes),
     ("aten.tensor_split.sections", sizes),

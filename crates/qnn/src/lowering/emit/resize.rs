@@ -1,8 +1,9 @@
-//! Resizing pictures.
+//! Resizing and sampling pictures.
 
 use super::conv::pictures;
-use super::{Builder, Emitted, Made, Node, Table, truth};
+use super::{Builder, Emitted, Made, Node, Table, int, out, truth};
 use crate::graph::Param;
+use crate::lowering::builder::Layout;
 use lowbit_core::ops;
 
 pub static TABLE: Table = &[
@@ -10,6 +11,7 @@ pub static TABLE: Table = &[
     (&ops::UPSAMPLE_NEAREST2D, |b, n| nearest(b, n)),
     (&ops::UPSAMPLE_BILINEAR2D_VEC, |b, n| bilinear(b, n)),
     (&ops::UPSAMPLE_BILINEAR2D, |b, n| bilinear(b, n)),
+    (&ops::GRID_SAMPLER_2D, sample),
 ];
 
 /// PyTorch takes the pixel at the place's floor.
@@ -36,4 +38,21 @@ fn resize(
         let y = b.one(kind, params, vec![x], (have, dims));
         b.convert(y, &to)
     })
+}
+
+/// `(input, grid, mode, padding, align_corners)`: the numbers of modes and paddings are PyTorch's.
+fn sample(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Made>> {
+    let (mode, padding) = (int(n, 2)?, int(n, 3)?);
+    if !(0..=1).contains(&mode) {
+        return Err("HTP samples bilinear or nearest, not bicubic".into());
+    }
+    let x = b.arg(n, 0, Layout::Last)?;
+    let grid = b.arg(n, 1, Layout::Plain)?;
+    let (to, dims) = out(b, n, Layout::Last)?;
+    let params = vec![
+        ("align_corners", Param::Bool(truth(n, 4)?)),
+        ("mode", Param::U32(mode as u32)),
+        ("padding_mode", Param::U32(padding as u32)),
+    ];
+    Ok(vec![(b.one("GridSample", params, vec![x, grid], (to, dims)), Layout::Last)])
 }

@@ -304,11 +304,14 @@ pub fn bias(
         }
         ints.push(exact.round_ties_even() as i32);
     }
-    let scales: Vec<f32> =
-        if steps.len() == 1 { steps } else { (0..ints.len()).map(|c| steps[c % steps.len()]).collect() };
-    let encoding = match scales[..] {
-        [scale] => Encoding::Tensor { scale, offset: 0, bits: None },
-        _ => Encoding::Axis { axis: 0, offsets: vec![0; scales.len()], scales, bits: None },
+    // As the weight has them, also where there is one channel only: the chip forgets a bias that has one scale for all beside a
+    // weight with scales by channels.
+    let encoding = match weight.scales {
+        Some((Scales::Tensor, _)) => Encoding::Tensor { scale: steps[0], offset: 0, bits: None },
+        _ => {
+            let scales: Vec<f32> = (0..ints.len()).map(|c| steps[c % steps.len()]).collect();
+            Encoding::Axis { axis: 0, offsets: vec![0; scales.len()], scales, bits: None }
+        }
     };
     let data = ints.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
     Ok(Some(b.constant(&name, Kind { dtype: DType::S32, encoding }, dims, data.into())))
