@@ -375,7 +375,7 @@ impl Prepared {
     }
 
     /// Raises the scales of weights where biases have to fit, before anything is derived from them.
-    fn fit_biases(&self, done: &mut [Option<Option<QParams>>]) {
+    fn fit_biases(&self, done: &mut [Option<Option<Arc<QParams>>>]) {
         for g in &self.groups.groups {
             let Spec::Derived { from, rule: DeriveRule::FittingBias, range, .. } = &g.spec else { continue };
             let place = |i: usize| from.get(i).and_then(|&s| self.groups.of(s));
@@ -384,7 +384,7 @@ impl Prepared {
             if let (Some(Some(activation)), Some(Some(weight))) =
                 (done[activation].clone(), &mut done[weight])
             {
-                super::derive::fit_bias(bias, &activation, weight, *range);
+                super::derive::fit_bias(bias, &activation, Arc::make_mut(weight), *range);
             }
         }
     }
