@@ -1,6 +1,7 @@
 //! The report: everything about a run as data; `--report` writes it, `--json` prints it.
 
 use crate::error::CliError;
+use lowbit_core::backend::Imprecise;
 use lowbit_core::dtype::DType;
 use lowbit_core::flow::{Converted, Evaluation, Measure, Place, Placement};
 use lowbit_core::ir::Program;
@@ -77,13 +78,6 @@ pub struct Node {
     /// Against the float program; only where evaluated.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "decibels_option")]
     pub sqnr_db: Option<f64>,
-}
-
-#[derive(Debug, Serialize)]
-pub struct Imprecise {
-    /// The most that were measured, of the result's integers.
-    pub steps: u32,
-    pub why: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -230,8 +224,7 @@ impl Report {
                 Place::Outside(why) => (None, Some(why.clone())),
             };
             let node = node(&n.name, n.op, n.module.path(), converted, &quantized);
-            let imprecise = n.imprecise.as_ref().map(|i| Imprecise { steps: i.steps, why: i.why.clone() });
-            let becomes = n.becomes.clone();
+            let (becomes, imprecise) = (n.becomes.clone(), n.imprecise.clone());
             self.nodes.push(Node { delegate, why_not_delegated, becomes, imprecise, ..node });
         }
     }

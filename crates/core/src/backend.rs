@@ -167,7 +167,7 @@ pub struct Description {
 }
 
 /// How far a device's kernel is from what the program says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Imprecise {
     /// The most steps of the result's integers that were measured.
     pub steps: u32,

@@ -60,7 +60,8 @@ fn find(program: &Program, n: NodeId) -> Option<Found> {
     let mut entries = vec![vec![]; size];
     for (entry, place) in places.to_f64().into_iter().enumerate() {
         let place = if place < 0.0 { place + size as f64 } else { place };
-        entries.get_mut(place as usize)?.push(entry);
+        // A place before the first is an error, which is left to whoever runs the program.
+        entries.get_mut(usize::try_from(place as i64).ok()?)?.push(entry);
     }
     Some(Found { into, values, dim, count, entries })
 }

@@ -177,7 +177,7 @@ fn each<T>(to: &mut [T], from: &[f32], f: impl Fn(f32) -> T) {
 
 /// Adding this to what is less than 2^22 leaves no bits for fractions; the whole number is in the low bits then. Additions are
 /// vectors on every CPU, calls of `rintf` and conversions that saturate are not.
-const NO_FRACTIONS: f32 = (3 << 22) as f32;
+pub(in crate::quant) const NO_FRACTIONS: f32 = (3 << 22) as f32;
 
 /// Rounds to a whole number, ties to even. Further than 2^22 from zero it is 2^22, beyond any range of 16 bits.
 #[inline(always)]

@@ -1,6 +1,7 @@
 //! The passes over all elements that observers need. The algorithms are here, in plain Rust; an executor compiles them for
 //! the machine it runs on and shares them out among its threads. Results are the same.
 
+use crate::quant::qparams::NO_FRACTIONS;
 use ndarray::ArrayViewD;
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -96,8 +97,6 @@ pub fn extremes(x: &[f32]) -> Extremes {
 /// [`Scan::histogram`], to be compiled into a caller for its CPU: `torch.histc`, in its order of operations.
 #[inline(always)]
 pub fn histogram(x: &[f32], bins: Bins) -> Vec<u32> {
-    /// Adding and taking this away rounds to an integer, below 2²².
-    const ROUNDER: f32 = 12_582_912.0;
     if bins.count >= 1 << 22 {
         return counted(x, bins, |place| place as i32 as u32);
     }
@@ -107,9 +106,9 @@ pub fn histogram(x: &[f32], bins: Bins) -> Vec<u32> {
         // As a cast, which has no vector instruction that minds what is out of range.
         #[inline(always)]
         |place| {
-            let near = (place + ROUNDER) - ROUNDER;
+            let near = (place + NO_FRACTIONS) - NO_FRACTIONS;
             let below = if near > place { near - 1.0 } else { near };
-            (below + ROUNDER).to_bits().wrapping_sub(ROUNDER.to_bits())
+            (below + NO_FRACTIONS).to_bits().wrapping_sub(NO_FRACTIONS.to_bits())
         },
     )
 }
