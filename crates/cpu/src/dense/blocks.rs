@@ -5,7 +5,7 @@
 use super::Epilogue;
 use super::panels::Panels;
 use crate::parallel::Threads;
-use crate::simd::{Isa, Pieces, Strip, strip};
+use crate::simd::{Floats, Isa, Lines, Strip, Tiles, strip};
 use std::ops::Range;
 
 /// Bytes of a block of a panel: most of a first-level cache.
@@ -18,12 +18,24 @@ const ROWS: usize = 384 * 1024;
 const TILES: [usize; 2] = [16, 48];
 
 /// Rows made of `pieces` pieces of `depth` elements.
-#[derive(Copy, Clone, Debug)]
+#[derive(Copy, Clone)]
 pub(super) struct Rows<'a> {
     /// What they are made of.
     pub x: &'a [f32],
+    /// The first of them that is meant.
+    pub first: usize,
     pub pieces: usize,
     pub depth: usize,
+    pub places: Places<'a>,
+}
+
+/// Where the pieces of rows lie.
+#[derive(Copy, Clone)]
+pub(super) enum Places<'a> {
+    /// Each row is one piece, and this far from the next.
+    Apart(usize),
+    /// `f(row, count, list)` writes down where the pieces of some rows lie: entry `piece · count + i`.
+    Listed(&'a (dyn Fn(usize, usize, &mut [usize]) + Sync)),
 }
 
 /// A part of the depth: some whole pieces, or a part of one.
@@ -61,7 +73,6 @@ pub(super) fn product_by_columns(
     isa: Isa,
     threads: &Threads,
     rows: Rows<'_>,
-    offsets: impl Fn(usize, usize, &mut Vec<usize>) + Sync,
     panels: &Panels,
     bias: &[f32],
     out: &mut [f32],
@@ -81,7 +92,7 @@ pub(super) fn product_by_columns(
         parts.iter_mut(),
         || (),
         |(), (some, columns, out)| {
-            product(isa, rows, &offsets, panels, some.clone(), bias, 0, *columns, out, Epilogue::NONE);
+            product(isa, rows, panels, some.clone(), bias, 0, *columns, out, Epilogue::NONE);
         },
     );
     let (low, high) = epilogue.clamp;
@@ -99,11 +110,9 @@ pub(super) fn product_by_columns(
 }
 
 /// `out[row · stride + first + column]` becomes the product of every row with some panels, plus bias, and the epilogue.
-/// `offsets(row, count, list)` lists where the pieces of some rows lie: entry `piece · count + i`.
 pub(super) fn product(
     isa: Isa,
     rows: Rows<'_>,
-    offsets: impl Fn(usize, usize, &mut Vec<usize>),
     panels: &Panels,
     some: Range<usize>,
     bias: &[f32],
@@ -121,17 +130,22 @@ pub(super) fn product(
     // Groups of about the same size: the panels pass by each.
     let tiles = count.div_ceil(tall);
     let group = tiles.div_ceil(tiles.div_ceil(most).max(1)).max(1);
-    let mut pieces = vec![Pieces::default(); group];
+    let mut tiles = Tiles::default();
     let weights = |p: usize, b: &Block| {
         let from = (b.pieces.start * rows.depth + b.from) * width;
         &panels.panel(p)[from..][..b.pieces.len() * b.len * width]
     };
     for top in (0..count).step_by(group * tall) {
-        let tiles = (top..count.min(top + group * tall)).step_by(tall);
-        for (row, pieces) in tiles.clone().zip(&mut pieces) {
-            pieces.set(|list| offsets(row, tall.min(count - row), list));
-        }
         let height = (count - top).min(group * tall);
+        let (from, lines) = match rows.places {
+            Places::Apart(distance) => ((rows.first + top) * distance, Lines::Apart(height, distance)),
+            Places::Listed(list) => {
+                tiles.list(isa, height, rows.pieces, |row, m, entries| {
+                    list(rows.first + top + row, m, entries)
+                });
+                (0, Lines::Listed(&tiles))
+            }
+        };
         for p in some.clone() {
             let at = top * stride + first + (p - some.start) * width;
             for (k, block) in blocks.iter().enumerate() {
@@ -142,21 +156,22 @@ pub(super) fn product(
                     None => &[],
                 };
                 let s = Strip {
-                    x: &rows.x[block.from..],
-                    rows: height,
-                    tiles: &pieces[..tiles.len()],
+                    x: &rows.x[from + block.from..],
+                    lines,
                     pieces: block.pieces.clone(),
                     depth: block.len,
                     panel,
                     next,
                     bias: &bias[p * width..],
-                    out: &mut out[at..],
+                    finish: Floats {
+                        out: &mut out[at..],
+                        residual: epilogue.residual.map(|r| &r[at..]),
+                        clamp: epilogue.clamp,
+                    },
                     stride,
                     cols: width.min(panels.columns - p * width),
                     first: k == 0,
                     last: k + 1 == blocks.len(),
-                    residual: epilogue.residual.map(|r| &r[at..]),
-                    clamp: epilogue.clamp,
                 };
                 strip(isa, s);
             }

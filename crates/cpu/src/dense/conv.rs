@@ -1,7 +1,7 @@
 //! Convolutions of channels-last images, `[batch][depth][height][width][channels]`, without copying patches.
 
 use super::Epilogue;
-use super::blocks::{Rows, product, product_by_columns, shares_columns};
+use super::blocks::{Places, Rows, product, product_by_columns, shares_columns};
 use super::geometry::Geometry;
 use super::panels::{Panels, padded_bias};
 use crate::memory::Aligned;
@@ -208,15 +208,10 @@ impl<'a> Windows<'a> {
     }
 
     /// The offsets of all pieces for output positions `first..first + n`: entry `tap·n + i`.
-    fn fill(&self, first: usize, n: usize, offsets: &mut Vec<usize>) {
+    fn fill(&self, first: usize, n: usize, offsets: &mut [usize]) {
         let g = self.g;
         let [_, kh, kw] = g.kernel;
-        offsets.clear();
-        if g.kernel == [1; 3] && g.stride == [1; 3] && g.padding == [0; 3] {
-            offsets.extend((first..first + n).map(|i| i * self.pixel));
-            return;
-        }
-        offsets.resize(self.taps() * n, OUTSIDE);
+        offsets.fill(OUTSIDE);
         let (mut x, rest) = (first % g.output[2], first / g.output[2]);
         let (mut y, mut z) = (rest % g.output[1], rest / g.output[1]);
         for i in 0..n {
@@ -273,11 +268,19 @@ fn dense(
     };
     let windows = Windows::new(g, x.len() / (g.input[0] * g.input[1]), rows, shift);
     let taps = windows.taps();
-    let rows = |group: usize| Rows { x: &x[group * ic..], pieces: taps, depth: groups[group].depth / taps };
+    let list = |row: usize, count: usize, list: &mut [usize]| windows.fill(row, count, list);
+    let pointwise = g.kernel == [1; 3] && g.stride == [1; 3] && g.padding == [0; 3];
+    let places = if pointwise { Places::Apart(g.in_channels) } else { Places::Listed(&list) };
+    let rows = |group: usize, first: usize| Rows {
+        x: &x[group * ic..],
+        first,
+        pieces: taps,
+        depth: groups[group].depth / taps,
+        places,
+    };
     let positions = out.len() / g.out_channels;
     if g.groups == 1 && shares_columns(isa, threads, positions) {
-        let offsets = |row: usize, count: usize, list: &mut Vec<usize>| windows.fill(row, count, list);
-        product_by_columns(isa, threads, rows(0), offsets, &groups[0], bias[0].f32(), out, epilogue);
+        product_by_columns(isa, threads, rows(0, 0), &groups[0], bias[0].f32(), out, epilogue);
         return;
     }
     let part = parts(out.len(), isa.rows() * g.out_channels, threads.count());
@@ -288,11 +291,10 @@ fn dense(
         |(), (i, out)| {
             let residual = epilogue.residual.map(|r| &r[i * part..][..out.len()]);
             let (epilogue, start) = (Epilogue { residual, ..epilogue }, i * part / g.out_channels);
-            let offsets =
-                |row: usize, count: usize, list: &mut Vec<usize>| windows.fill(start + row, count, list);
             for (group, panels) in groups.iter().enumerate() {
                 let (all, first, bias) = (0..panels.count(), group * oc, bias[group].f32());
-                product(isa, rows(group), offsets, panels, all, bias, first, g.out_channels, out, epilogue);
+                let rows = rows(group, start);
+                product(isa, rows, panels, all, bias, first, g.out_channels, out, epilogue);
             }
         },
     );
@@ -354,6 +356,9 @@ mod tests {
             (1, 2, 8, 6, [1, 5, 5], [1, 3, 3], 1, 1, 1),
             (2, 20, 20, 20, [1, 10, 11], [1, 3, 3], 1, 1, 1),
             (1, 17, 17, 17, [1, 10, 16], [1, 5, 5], 2, 1, 2),
+            (1, 44, 44, 44, [1, 9, 14], [1, 3, 3], 2, 1, 1),
+            (1, 24, 24, 24, [1, 6, 5], [1, 5, 5], 1, 1, 2),
+            (1, 9, 9, 9, [1, 4, 3], [1, 3, 3], 1, 1, 1),
             (1, 6, 6, 6, [3, 5, 6], [3, 3, 3], 1, 1, 1),
             (1, 4, 4, 8, [1, 1, 12], [1, 1, 4], 1, 2, 3),
             (1, 1, 2, 3, [4, 5, 6], [2, 3, 2], 1, 1, 1),

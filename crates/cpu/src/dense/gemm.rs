@@ -1,7 +1,7 @@
 //! Matrix products.
 
 use super::Epilogue;
-use super::blocks::{Rows, product, product_by_columns, shares_columns};
+use super::blocks::{Places, Rows, product, product_by_columns, shares_columns};
 use super::conv::parts;
 use super::panels::{Panels, padded_bias};
 use crate::kernel::KernelError;
@@ -90,9 +90,10 @@ pub(crate) fn multiply(
     epilogue: Epilogue<'_>,
 ) {
     let columns = panels.columns;
+    let rows = |first| Rows { x, first, pieces: 1, depth: panels.depth, places: Places::Apart(stride) };
     if shares_columns(isa, threads, m) {
-        let (out, rows) = (&mut out[..m * columns], Rows { x, pieces: 1, depth: panels.depth });
-        product_by_columns(isa, threads, rows, lines(0, stride), panels, bias.f32(), out, epilogue);
+        let rows = rows(0);
+        product_by_columns(isa, threads, rows, panels, bias.f32(), &mut out[..m * columns], epilogue);
         return;
     }
     let part = parts(m * columns, isa.rows() * columns, threads.count());
@@ -102,33 +103,11 @@ pub(crate) fn multiply(
         || (),
         |(), (i, out)| {
             let residual = epilogue.residual.map(|r| &r[i * part..][..out.len()]);
-            rows(isa, x, i * part / columns, stride, panels, bias, out, Epilogue { residual, ..epilogue });
+            let rows = rows(i * part / columns);
+            let (all, epilogue) = (0..panels.count(), Epilogue { residual, ..epilogue });
+            product(isa, rows, panels, all, bias.f32(), 0, columns, out, epilogue);
         },
     );
-}
-
-/// Rows of a product, from `start`.
-fn rows(
-    isa: Isa,
-    x: &[f32],
-    start: usize,
-    stride: usize,
-    panels: &Panels,
-    bias: &Aligned,
-    out: &mut [f32],
-    epilogue: Epilogue<'_>,
-) {
-    let rows = Rows { x, pieces: 1, depth: panels.depth };
-    let (all, columns) = (0..panels.count(), panels.columns);
-    product(isa, rows, lines(start, stride), panels, all, bias.f32(), 0, columns, out, epilogue);
-}
-
-/// Where rows lie that are `stride` apart, from row `start`.
-fn lines(start: usize, stride: usize) -> impl Fn(usize, usize, &mut Vec<usize>) {
-    move |row, count, list| {
-        list.clear();
-        list.extend((start + row..start + row + count).map(|row| row * stride));
-    }
 }
 
 #[cfg(test)]

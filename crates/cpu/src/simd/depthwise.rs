@@ -2,7 +2,7 @@
 
 use super::finish::Finish;
 use super::vector::{Portable, Vector};
-use super::{Isa, Kind, fetch, shares};
+use super::{Isa, Kind, ZEROS, fetch, shares};
 
 /// One row of the result. Each output element sums over the filter's rows, then columns, starting from the bias.
 #[derive(Debug)]
@@ -70,6 +70,131 @@ unsafe fn avx2<F: Finish>(r: &mut DepthwiseRow<'_, F>) {
 #[inline(always)]
 unsafe fn run<V: Vector, F: Finish>(r: &mut DepthwiseRow<'_, F>) {
     let outputs = r.finish.len() / r.channels.max(1);
+    let square = r.rows.len() == r.kernel && r.dilation == 1 && outputs >= 4 && r.channels <= ZEROS.len();
+    // SAFETY: there are so many pixels.
+    unsafe {
+        match (square, r.kernel, r.stride) {
+            (true, 3, 1) => squares::<V, F, 3, 1>(r, outputs),
+            (true, 3, 2) => squares::<V, F, 3, 2>(r, outputs),
+            (true, 5, 1) => squares::<V, F, 5, 1>(r, outputs),
+            _ => any::<V, F>(r, outputs),
+        }
+    }
+}
+
+/// The most columns that four windows of [`squares`] have.
+const WIDE: usize = 9;
+
+/// Filters of `K` by `K`, four pixels at a time. Each pixel of the image is loaded once for all windows that it is in, and zeros stand for
+/// those outside.
+#[inline(always)]
+unsafe fn squares<V: Vector, F: Finish, const K: usize, const STRIDE: usize>(
+    r: &mut DepthwiseRow<'_, F>,
+    outputs: usize,
+) {
+    let wide = 3 * STRIDE + K;
+    let mut next = shares(r.next, outputs.div_ceil(4));
+    for o in (0..outputs).step_by(4) {
+        next.next().into_iter().for_each(fetch);
+        // The last four may be some of those before again.
+        let o = o.min(outputs - 4);
+        let mut pixels = [[ZEROS.as_ptr(); WIDE]; K];
+        let inside = o * STRIDE >= r.padding && o * STRIDE - r.padding + wide <= r.width;
+        for (pixels, row) in pixels.iter_mut().zip(r.rows) {
+            let Some(row) = row else { continue };
+            let line = r.x.as_ptr().wrapping_add(*row);
+            let from = (o * STRIDE).wrapping_sub(r.padding);
+            if inside {
+                let mut pixel = line.wrapping_add(from * r.channels);
+                for p in &mut pixels[..wide] {
+                    *p = pixel;
+                    pixel = pixel.wrapping_add(r.channels);
+                }
+                continue;
+            }
+            for (column, pixel) in pixels[..wide].iter_mut().enumerate() {
+                let at = from.wrapping_add(column);
+                if at < r.width {
+                    *pixel = line.wrapping_add(at * r.channels);
+                }
+            }
+        }
+        let mut channel = 0;
+        // SAFETY: pixels are inside, or zeros for all channels; registers are loaded whole only where all their channels are there.
+        unsafe {
+            while channel + 2 * V::LANES <= r.channels {
+                four::<V, F, K, STRIDE, 2, true>(r, &pixels, channel, o);
+                channel += 2 * V::LANES;
+            }
+            if channel + V::LANES <= r.channels {
+                four::<V, F, K, STRIDE, 1, true>(r, &pixels, channel, o);
+                channel += V::LANES;
+            }
+            if channel < r.channels {
+                four::<V, F, K, STRIDE, 1, false>(r, &pixels, channel, o);
+            }
+        }
+    }
+}
+
+/// Some channels of four pixels from `o`; `WHOLE` registers of them.
+#[inline(always)]
+unsafe fn four<
+    V: Vector,
+    F: Finish,
+    const K: usize,
+    const STRIDE: usize,
+    const N: usize,
+    const WHOLE: bool,
+>(
+    r: &mut DepthwiseRow<'_, F>,
+    pixels: &[[*const f32; WIDE]; K],
+    channel: usize,
+    o: usize,
+) {
+    // SAFETY: see `squares`.
+    unsafe {
+        let mut sums = [[V::splat(0.0); N]; 4];
+        for sum in sums.iter_mut() {
+            for (n, sum) in sum.iter_mut().enumerate() {
+                *sum = V::load(r.bias.as_ptr().add(channel + n * V::LANES));
+            }
+        }
+        let mut weights = r.weights.as_ptr().add(channel);
+        for row in pixels {
+            let mut w = [[V::splat(0.0); N]; K];
+            for w in w.iter_mut() {
+                for (n, w) in w.iter_mut().enumerate() {
+                    *w = V::load(weights.add(n * V::LANES));
+                }
+                weights = weights.add(r.padded);
+            }
+            for column in 0..3 * STRIDE + K {
+                for n in 0..N {
+                    let x = row[column].add(channel + n * V::LANES);
+                    let x = if WHOLE { V::load(x) } else { V::load_part(x, r.channels - channel) };
+                    for (p, sum) in sums.iter_mut().enumerate() {
+                        // From left to right, as every sum is made.
+                        if (p * STRIDE..p * STRIDE + K).contains(&column) {
+                            sum[n] = x.fma(w[column - p * STRIDE][n], sum[n]);
+                        }
+                    }
+                }
+            }
+        }
+        if WHOLE {
+            r.finish.store_rows(sums, o * r.channels + channel, r.channels, channel);
+            return;
+        }
+        for (p, sum) in sums.into_iter().enumerate() {
+            finish::<V, F, N>(r, sum, channel, o + p);
+        }
+    }
+}
+
+/// Filters of any size.
+#[inline(always)]
+unsafe fn any<V: Vector, F: Finish>(r: &mut DepthwiseRow<'_, F>, outputs: usize) {
     // Output columns whose whole window lies inside the image.
     let reach = (r.kernel - 1) * r.dilation;
     let first = r.padding.div_ceil(r.stride).min(outputs);
@@ -214,8 +339,8 @@ unsafe fn finish<V: Vector, F: Finish, const N: usize>(
     let (at, left) = (o * r.channels + channel, r.channels - channel);
     // SAFETY: see `run`.
     unsafe {
-        if N == 2 {
-            return r.finish.store_two([sums[0], sums[N - 1]], at, channel);
+        if left >= N * V::LANES {
+            return r.finish.store_rows([sums], at, 0, channel);
         }
         for (n, sums) in sums.into_iter().enumerate() {
             let n = n * V::LANES;

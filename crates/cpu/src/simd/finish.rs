@@ -18,18 +18,18 @@ pub(crate) trait Finish {
     /// was asked about.
     unsafe fn store<V: Vector>(&mut self, sums: V, at: usize, channel: usize, left: usize);
 
-    /// Stores two whole registers side by side.
+    /// Stores `M` rows of `N` whole registers, `stride` elements apart. There are no choices between one row and the next: the
+    /// compiler would move sums behind them, and out of their registers.
     ///
     /// # Safety
-    /// As [`store`](Self::store).
-    #[inline(always)]
-    unsafe fn store_two<V: Vector>(&mut self, [a, b]: [V; 2], at: usize, channel: usize) {
-        // SAFETY: the caller's.
-        unsafe {
-            self.store(a, at, channel, V::LANES);
-            self.store(b, at + V::LANES, channel + V::LANES, V::LANES);
-        }
-    }
+    /// As [`store`](Self::store), for each register.
+    unsafe fn store_rows<V: Vector, const M: usize, const N: usize>(
+        &mut self,
+        sums: [[V; N]; M],
+        at: usize,
+        stride: usize,
+        channel: usize,
+    );
 }
 
 /// Floats: `clamp(sum + residual)`.
@@ -66,6 +66,34 @@ impl Finish for Floats<'_> {
             if left >= V::LANES { sums.store(out) } else { sums.store_part(out, left) }
         }
     }
+
+    #[inline(always)]
+    unsafe fn store_rows<V: Vector, const M: usize, const N: usize>(
+        &mut self,
+        mut sums: [[V; N]; M],
+        at: usize,
+        stride: usize,
+        _channel: usize,
+    ) {
+        // SAFETY: the caller's; the residual is as long as the result.
+        unsafe {
+            if let Some(residual) = self.residual {
+                let from = residual.as_ptr().add(at);
+                written_out!(m < M, {
+                    for n in 0..N {
+                        sums[m][n] = sums[m][n].add(V::load(from.add(m * stride + n * V::LANES)));
+                    }
+                });
+            }
+            let (lo, hi) = (V::splat(self.clamp.0), V::splat(self.clamp.1));
+            let out = self.out.as_mut_ptr().add(at);
+            written_out!(m < M, {
+                for n in 0..N {
+                    sums[m][n].clamp(lo, hi).store(out.add(m * stride + n * V::LANES));
+                }
+            });
+        }
+    }
 }
 
 /// Sums of parts of the depth, each part with scales of its own: `result + sum · factor`.
@@ -96,6 +124,26 @@ impl Finish for Parts<'_> {
             } else {
                 sums.fma(factors, V::load_part(out, left)).store_part(out, left);
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_rows<V: Vector, const M: usize, const N: usize>(
+        &mut self,
+        sums: [[V; N]; M],
+        at: usize,
+        stride: usize,
+        channel: usize,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            let (out, factors) = (self.out.as_mut_ptr().add(at), self.factors.as_ptr().add(channel));
+            written_out!(m < M, {
+                for n in 0..N {
+                    let out = out.add(m * stride + n * V::LANES);
+                    sums[m][n].fma(V::load(factors.add(n * V::LANES)), V::load(out)).store(out);
+                }
+            });
         }
     }
 }
@@ -144,17 +192,35 @@ impl Finish for Scaled<'_> {
     }
 
     #[inline(always)]
-    unsafe fn store_two<V: Vector>(&mut self, [a, b]: [V; 2], at: usize, channel: usize) {
+    unsafe fn store_rows<V: Vector, const M: usize, const N: usize>(
+        &mut self,
+        mut sums: [[V; N]; M],
+        at: usize,
+        stride: usize,
+        channel: usize,
+    ) {
         // SAFETY: the caller's.
         unsafe {
-            let two = [self.scaled(a, channel), self.scaled(b, channel + V::LANES)];
+            written_out!(m < M, {
+                for n in 0..N {
+                    sums[m][n] = self.scaled(sums[m][n], channel + n * V::LANES);
+                }
+            });
             let out = self.out.as_mut_ptr();
             match self.zero {
-                Some(zero) => V::store_bytes_of_two(two, zero, out.add(at)),
-                None => {
-                    two[0].store(out.add(4 * at).cast());
-                    two[1].store(out.add(4 * (at + V::LANES)).cast());
-                }
+                Some(zero) if N == 2 => written_out!(m < M, {
+                    V::store_bytes_of_two([sums[m][0], sums[m][N - 1]], zero, out.add(at + m * stride));
+                }),
+                Some(zero) => written_out!(m < M, {
+                    for n in 0..N {
+                        sums[m][n].store_bytes(zero, out.add(at + m * stride + n * V::LANES));
+                    }
+                }),
+                None => written_out!(m < M, {
+                    for n in 0..N {
+                        sums[m][n].store(out.add(4 * (at + m * stride + n * V::LANES)).cast());
+                    }
+                }),
             }
         }
     }

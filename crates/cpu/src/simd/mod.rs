@@ -6,6 +6,15 @@
 
 #![allow(unsafe_code)]
 
+/// Does something for each number below a constant, 14 at most. It is written out: a loop might not be unrolled, and the sums that
+/// it meets would have to leave their registers.
+macro_rules! written_out {
+    ($m:ident < $M:expr, $body:block) => { written_out!($m, $M, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13) };
+    ($m:ident, $M:expr, $body:block, $($n:literal)*) => {
+        { $(if $n < $M { let $m = $n; $body })* }
+    };
+}
+
 mod depthwise;
 mod finish;
 mod pairs;
@@ -15,7 +24,7 @@ mod vector;
 pub(crate) use depthwise::{DepthwiseRow, depthwise_row};
 pub(crate) use finish::{Floats, Parts, Scaled};
 pub(crate) use pairs::{COLUMNS, PairStrip, Places, ROWS, pair_strip};
-pub(crate) use tile::{OUTSIDE, Pieces, Strip, WIDEST, strip};
+pub(crate) use tile::{Lines, OUTSIDE, Strip, Tiles, WIDEST, strip};
 pub(crate) use vector::ROUNDER;
 
 /// An instruction set that this CPU has.

@@ -145,24 +145,25 @@ unsafe fn tile<const M: usize, const N: usize, F: Finish>(s: &mut PairStrip<'_, 
                 }
             }
         }
-        // Through memory: a loop that finishes the sums in place is not unrolled, and then they never were in registers.
-        let mut done = std::mem::MaybeUninit::<[[__m256i; N]; M]>::uninit();
-        done.write(sums);
-        let done = done.as_ptr().cast::<__m256i>();
-        for m in 0..M {
-            let (at, row) = ((first + m) * s.stride, done.add(m * N));
-            if !s.last {
+        let at = first * s.stride;
+        if s.last && s.columns == N * Avx2::LANES {
+            let mut whole = [[Avx2::splat(0.0); N]; M];
+            written_out!(m < M, {
                 for n in 0..N {
-                    let to = s.partial[first + m].as_mut_ptr().add(n * Avx2::LANES);
-                    _mm256_storeu_si256(to.cast(), row.add(n).read());
+                    whole[m][n] = Avx2::of_integers(sums[m][n]);
                 }
-            } else if N == 2 && s.columns == COLUMNS {
-                let two = [row.read(), row.add(1).read()];
-                s.finish.store_two(two.map(|v| Avx2::of_integers(v)), at, s.channel);
-            } else {
-                for n in 0..N {
-                    let (sums, from) = (Avx2::of_integers(row.add(n).read()), n * Avx2::LANES);
-                    s.finish.store(sums, at + from, s.channel + from, s.columns - from);
+            });
+            s.finish.store_rows(whole, at, s.stride, s.channel);
+            return;
+        }
+        for (m, sums) in sums.into_iter().enumerate() {
+            for (n, sums) in sums.into_iter().enumerate() {
+                let from = n * Avx2::LANES;
+                if s.last {
+                    let (sums, at) = (Avx2::of_integers(sums), at + m * s.stride + from);
+                    s.finish.store(sums, at, s.channel + from, s.columns - from);
+                } else {
+                    _mm256_storeu_si256(s.partial[first + m].as_mut_ptr().add(from).cast(), sums);
                 }
             }
         }

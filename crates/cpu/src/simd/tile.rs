@@ -4,6 +4,7 @@
 //! ("indirect GEMM"; Dukhan, The Indirect Convolution Algorithm, 2019). Each output element sums in the order of its
 //! row, starting from the bias, by fused multiply-add.
 
+use super::finish::{Finish, Floats};
 use super::vector::{Portable, Vector};
 use super::{Isa, Kind, ZEROS, fetch, shares};
 use std::ops::Range;
@@ -14,25 +15,97 @@ pub(crate) const WIDEST: usize = 32;
 /// The offset of a piece of zeros.
 pub(crate) const OUTSIDE: usize = usize::MAX;
 
-/// Where the pieces of some rows start: entry `t·m + i` for piece `t` of row `i` of `m`, or [`OUTSIDE`]. How far they reach is
-/// found once, for all panels that the rows meet.
+/// Where the pieces of some rows start, tile by tile; or [`OUTSIDE`]. How far they reach is found once, for all panels that
+/// the rows meet.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Pieces {
+pub(crate) struct Tiles {
+    /// Entry `t·m + i` of a tile of `m` rows for piece `t` of its row `i`.
     list: Vec<usize>,
+    /// For each tile, whether a piece is outside.
+    outside: Vec<bool>,
+    rows: usize,
+    pieces: usize,
     /// One more than the greatest offset; 0 when all are outside.
     reach: usize,
-    /// Whether one is outside.
-    outside: bool,
 }
 
-impl Pieces {
-    /// Has them listed anew.
-    pub fn set(&mut self, fill: impl FnOnce(&mut Vec<usize>)) {
-        fill(&mut self.list);
-        // `OUTSIDE` is the greatest number there is, and becomes 0.
-        let next = |o: &usize| o.wrapping_add(1);
-        self.reach = self.list.iter().map(next).fold(0, usize::max);
-        self.outside = self.list.iter().map(next).fold(usize::MAX, usize::min) == 0;
+impl Tiles {
+    /// Has `rows` rows of `pieces` pieces listed anew: `fill(row, m, entries)` writes those of a tile of `m` rows from `row` on.
+    pub fn list(&mut self, isa: Isa, rows: usize, pieces: usize, fill: impl Fn(usize, usize, &mut [usize])) {
+        (self.rows, self.pieces, self.reach) = (rows, pieces, 0);
+        self.list.resize(rows * pieces, OUTSIDE);
+        self.outside.clear();
+        for (i, tile) in self.list.chunks_mut((isa.rows() * pieces).max(1)).enumerate() {
+            fill(i * isa.rows(), isa.rows().min(rows - i * isa.rows()), tile);
+            // `OUTSIDE` is the greatest number there is, and becomes 0.
+            let next = |o: &usize| o.wrapping_add(1);
+            self.reach = tile.iter().map(next).fold(self.reach, usize::max);
+            self.outside.push(tile.iter().map(next).fold(usize::MAX, usize::min) == 0);
+        }
+    }
+}
+
+/// Where rows lie.
+#[derive(Copy, Clone, Debug)]
+pub(crate) enum Lines<'a> {
+    /// So many rows, each in one piece, at this distance.
+    Apart(usize, usize),
+    /// Wherever they are listed.
+    Listed(&'a Tiles),
+}
+
+impl Lines<'_> {
+    /// How many there are.
+    fn count(self) -> usize {
+        match self {
+            Lines::Apart(rows, _) => rows,
+            Lines::Listed(tiles) => tiles.rows,
+        }
+    }
+}
+
+/// Rows as the kernel finds them.
+trait Find: Copy {
+    /// Where the pieces of `M` rows from `row` on start.
+    ///
+    /// # Safety
+    /// There are so many rows, only pieces that they have are asked for, and `x` holds them: [`strip`] checks.
+    unsafe fn find<const M: usize>(self, x: *const f32, row: usize) -> impl Fn(usize) -> [*const f32; M];
+}
+
+/// [`Lines::Apart`], the distance.
+#[derive(Copy, Clone)]
+struct Apart(usize);
+
+impl Find for Apart {
+    #[inline(always)]
+    unsafe fn find<const M: usize>(self, x: *const f32, row: usize) -> impl Fn(usize) -> [*const f32; M] {
+        // SAFETY: the caller's.
+        move |_piece| std::array::from_fn(|m| unsafe { x.add((row + m) * self.0) })
+    }
+}
+
+/// [`Lines::Listed`], and the rows of a tile.
+#[derive(Copy, Clone)]
+struct Listed<'a>(&'a Tiles, usize);
+
+impl Find for Listed<'_> {
+    #[inline(always)]
+    unsafe fn find<const M: usize>(self, x: *const f32, row: usize) -> impl Fn(usize) -> [*const f32; M] {
+        let Listed(tiles, tall) = self;
+        // SAFETY: the caller's; pieces outside are not looked at.
+        let (offsets, outside) = unsafe {
+            (tiles.list.as_ptr().add(row * tiles.pieces), *tiles.outside.get_unchecked(row / tall))
+        };
+        move |piece| {
+            // SAFETY: as above.
+            let at: [usize; M] = std::array::from_fn(|m| unsafe { *offsets.add(piece * M + m) });
+            let inside = at.map(|o| x.wrapping_add(o));
+            if !outside {
+                return inside;
+            }
+            std::array::from_fn(|m| if at[m] == OUTSIDE { ZEROS.as_ptr() } else { inside[m] })
+        }
     }
 }
 
@@ -42,10 +115,8 @@ impl Pieces {
 pub(crate) struct Strip<'a> {
     /// What the rows are made of.
     pub x: &'a [f32],
-    /// Number of rows.
-    pub rows: usize,
-    /// Where the rows' pieces start in `x`, tile by tile.
-    pub tiles: &'a [Pieces],
+    /// Where the rows lie in `x`.
+    pub lines: Lines<'a>,
     /// Which of the pieces are multiplied.
     pub pieces: Range<usize>,
     /// Elements of a piece.
@@ -56,213 +127,173 @@ pub(crate) struct Strip<'a> {
     pub next: &'a [f32],
     /// As many elements as the panel has columns.
     pub bias: &'a [f32],
-    /// The first result row.
-    pub out: &'a mut [f32],
+    /// What becomes of the sums: the result starts at the first row's first column.
+    pub finish: Floats<'a>,
     /// Distance of result rows; of the residual's as well.
     pub stride: usize,
     /// How many of the panel's columns there are, at least one.
     pub cols: usize,
-    /// Whether sums start from the bias, rather than from what `out` holds.
+    /// Whether sums start from the bias, rather than from what the result holds.
     pub first: bool,
     /// Whether sums are whole now, rather than partial: residual and bounds are for these.
     pub last: bool,
-    /// Added to the sums.
-    pub residual: Option<&'a [f32]>,
-    /// Bounds of the result; infinities for none.
-    pub clamp: (f32, f32),
 }
 
-/// A tile of a [`Strip`] that was checked, as pointers.
-struct Raw {
-    x: *const f32,
-    offsets: *const usize,
-    taps: usize,
-    rows: usize,
-    depth: usize,
-    panel: *const f32,
-    out: *mut f32,
-    stride: usize,
-    cols: usize,
-    /// What sums start from, and the distance of its rows.
-    start: *const f32,
-    start_stride: usize,
-    residual: *const f32,
-    clamp: (f32, f32),
+/// Calls the kernel for each tile. There is one instantiation for each number of rows, so that the sums stay in registers, and
+/// whole tiles follow one another without a choice between them.
+macro_rules! by_rows {
+    ($s:ident, $V:ty, $tall:literal, $($m:literal)*) => {
+        match $s.lines {
+            Lines::Apart(_, distance) => by_rows!(@ $s, $V, $tall, Apart(distance), $($m)*),
+            Lines::Listed(tiles) => by_rows!(@ $s, $V, $tall, Listed(tiles, $tall), $($m)*),
+        }
+    };
+    (@ $s:ident, $V:ty, $tall:literal, $find:expr, $($m:literal)*) => {{
+        let (find, wide, rows) = ($find, $s.cols > <$V>::LANES, $s.lines.count());
+        let (whole, mut s) = (rows / $tall * $tall, $s);
+        match wide {
+            true => tiles::<$V, $tall, 2>(&mut s, find, 0..whole),
+            false => tiles::<$V, $tall, 1>(&mut s, find, 0..whole),
+        }
+        match (rows - whole, wide) {
+            $(($m, true) => tiles::<$V, $m, 2>(&mut s, find, whole..rows),
+              ($m, false) => tiles::<$V, $m, 1>(&mut s, find, whole..rows),)*
+            _ => {}
+        }
+    }};
 }
 
 /// Computes a strip.
 ///
 /// # Panics
 /// When slices are too short for what the other fields say: a bug of the caller.
-pub(crate) fn strip(isa: Isa, s: Strip<'_>) {
-    let (tall, width, count) = (isa.rows(), isa.width(), s.pieces.len());
-    let needed = (s.rows - 1) * s.stride + s.cols;
-    assert!((1..=width).contains(&s.cols) && s.bias.len() >= width && s.tiles.len() == s.rows.div_ceil(tall));
-    assert!(s.out.len() >= needed && s.residual.is_none_or(|r| r.len() >= needed));
-    assert!(s.panel.len() >= count * s.depth * width);
-    for (i, p) in s.tiles.iter().enumerate() {
-        assert!(p.list.len() >= s.pieces.end * tall.min(s.rows - i * tall));
-        assert!(p.reach == 0 || p.reach - 1 + s.depth <= s.x.len());
-        assert!(!p.outside || s.depth <= ZEROS.len());
+pub(crate) fn strip(isa: Isa, mut s: Strip<'_>) {
+    let (width, rows) = (isa.width(), s.lines.count());
+    let Some(below) = rows.checked_sub(1) else { return };
+    let needed = below * s.stride + s.cols;
+    assert!((1..=width).contains(&s.cols) && s.bias.len() >= width);
+    assert!(s.finish.out.len() >= needed && s.finish.residual.is_none_or(|r| r.len() >= needed));
+    assert!(s.panel.len() >= s.pieces.len() * s.depth * width);
+    match s.lines {
+        Lines::Apart(_, distance) => {
+            assert!(s.pieces.end <= 1 && below * distance + s.depth <= s.x.len());
+        }
+        Lines::Listed(t) => {
+            assert!(t.list.len() == rows * t.pieces && t.outside.len() == rows.div_ceil(isa.rows()));
+            assert!(s.pieces.end <= t.pieces && (t.reach == 0 || t.reach - 1 + s.depth <= s.x.len()));
+            assert!(s.depth <= ZEROS.len() || !t.outside.contains(&true));
+        }
     }
-    // SAFETY: an `Isa` exists only where its features were detected; the checks above are what `run` asks for.
+    if !s.last {
+        (s.finish.residual, s.finish.clamp) = (None, (f32::NEG_INFINITY, f32::INFINITY));
+    }
+    // SAFETY: an `Isa` exists only where its features were detected; the checks above are what `tiles` asks for.
     unsafe {
         match isa.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => avx512(s, tall, width),
+            Kind::Avx512 => avx512(s),
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => avx2(s, tall, width),
-            Kind::Portable => portable(s, tall, width),
+            Kind::Avx2 => avx2(s),
+            Kind::Portable => portable(s),
         }
     }
-}
-
-/// Calls the kernel for each tile of `tall` rows; panels have `width` columns.
-#[inline(always)]
-fn each(s: Strip<'_>, tall: usize, width: usize, kernel: impl Fn(&Raw)) {
-    let (residual, clamp) = match s.last {
-        true => (s.residual, s.clamp),
-        false => (None, (f32::NEG_INFINITY, f32::INFINITY)),
-    };
-    let out = s.out.as_mut_ptr();
-    let mut raw = Raw {
-        x: s.x.as_ptr(),
-        offsets: std::ptr::null(),
-        taps: s.pieces.len(),
-        rows: 0,
-        depth: s.depth,
-        panel: s.panel.as_ptr(),
-        start: s.bias.as_ptr(),
-        start_stride: 0,
-        out,
-        stride: s.stride,
-        cols: s.cols,
-        residual: std::ptr::null(),
-        clamp,
-    };
-    let mut padded: [f32; 14 * WIDEST];
-    let mut next = shares(s.next, s.tiles.len());
-    for (i, pieces) in s.tiles.iter().enumerate() {
-        let (row, at) = (i * tall, i * tall * s.stride);
-        raw.rows = tall.min(s.rows - row);
-        raw.offsets = pieces.list[s.pieces.start * raw.rows..].as_ptr();
-        raw.out = out.wrapping_add(at);
-        raw.residual = residual.map_or(std::ptr::null(), |r| r[at..].as_ptr());
-        if !s.first && s.cols == width {
-            (raw.start, raw.start_stride) = (raw.out.cast_const(), s.stride);
-        } else if !s.first {
-            // Where sums are partial and columns few, their rows are made whole first: a choice where the sums are loaded
-            // would keep them out of registers.
-            padded = [0.0; 14 * WIDEST];
-            for (i, to) in padded.chunks_exact_mut(WIDEST).take(raw.rows).enumerate() {
-                // SAFETY: `strip` has checked that `out` holds so many rows of so many columns.
-                unsafe { raw.out.add(i * s.stride).copy_to_nonoverlapping(to.as_mut_ptr(), s.cols) };
-            }
-            (raw.start, raw.start_stride) = (padded.as_ptr(), WIDEST);
-        }
-        next.next().into_iter().for_each(fetch);
-        kernel(&raw);
-    }
-}
-
-/// One instantiation for each number of rows, so that the sums stay in registers.
-macro_rules! by_rows {
-    ($r:expr, $V:ty, $($m:literal)*) => {
-        match ($r.rows, $r.cols > <$V>::LANES) {
-            $(($m, false) => run::<$V, $m, 1>($r), ($m, true) => run::<$V, $m, 2>($r),)*
-            _ => {}
-        }
-    };
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn avx512(s: Strip<'_>, tall: usize, width: usize) {
+unsafe fn avx512(s: Strip<'_>) {
     // SAFETY: the caller's.
-    each(s, tall, width, |r| unsafe { by_rows!(r, super::vector::Avx512, 1 2 3 4 5 6 7 8 9 10 11 12 13 14) });
+    unsafe { by_rows!(s, super::vector::Avx512, 14, 1 2 3 4 5 6 7 8 9 10 11 12 13) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(s: Strip<'_>, tall: usize, width: usize) {
+unsafe fn avx2(s: Strip<'_>) {
     // SAFETY: the caller's.
-    each(s, tall, width, |r| unsafe { by_rows!(r, super::vector::Avx2, 1 2 3 4 5 6) });
+    unsafe { by_rows!(s, super::vector::Avx2, 6, 1 2 3 4 5) }
 }
 
-unsafe fn portable(s: Strip<'_>, tall: usize, width: usize) {
+unsafe fn portable(s: Strip<'_>) {
     // SAFETY: the caller's.
-    each(s, tall, width, |r| unsafe { by_rows!(r, Portable, 1 2 3 4) });
+    unsafe { by_rows!(s, Portable, 4, 1 2 3) }
 }
 
-/// The kernel: `M` rows, `N` registers of columns.
+/// The kernel: some rows in tiles of `M`, `N` registers of columns.
 #[inline(always)]
-unsafe fn run<V: Vector, const M: usize, const N: usize>(r: &Raw) {
-    // SAFETY: offsets, panel, start, result and residual reach as far as `strip` has checked; columns beyond `cols` are read
-    // from the padded panel and start only, and never written.
+unsafe fn tiles<V: Vector, const M: usize, const N: usize>(
+    s: &mut Strip<'_>,
+    find: impl Find,
+    rows: Range<usize>,
+) {
+    let (depth, stride, cols) = (s.depth, s.stride, s.cols);
+    let mut padded: [f32; 14 * WIDEST];
+    let mut next = shares(s.next, rows.len() / M);
+    // SAFETY: rows, panel, bias, result and residual reach as far as `strip` has checked; columns beyond `cols` are read from
+    // the padded panel and bias only, and never written.
     unsafe {
-        let mut sums = [[V::splat(0.0); N]; M];
-        for (m, row) in sums.iter_mut().enumerate() {
-            for (n, sum) in row.iter_mut().enumerate() {
-                *sum = V::load(r.start.add(m * r.start_stride + n * V::LANES));
+        for row in rows.step_by(M) {
+            next.next().into_iter().for_each(fetch);
+            let out = s.finish.out.as_mut_ptr().add(row * stride);
+            let (mut start, mut start_stride) = (s.bias.as_ptr(), 0);
+            if !s.first {
+                (start, start_stride) = (out.cast_const(), stride);
             }
-        }
-        let mut panel = r.panel;
-        for tap in 0..r.taps {
-            let mut a = [r.x; M];
-            for (m, a) in a.iter_mut().enumerate() {
-                let offset = *r.offsets.add(tap * M + m);
-                *a = if offset == OUTSIDE { ZEROS.as_ptr() } else { r.x.add(offset) };
+            if !s.first && cols < N * V::LANES {
+                // Where sums are partial and columns few, their rows are made whole first: a choice where the sums are loaded
+                // would keep them out of registers.
+                padded = [0.0; 14 * WIDEST];
+                for (i, to) in padded.chunks_exact_mut(WIDEST).take(M).enumerate() {
+                    out.add(i * stride).copy_to_nonoverlapping(to.as_mut_ptr(), cols);
+                }
+                (start, start_stride) = (padded.as_ptr(), WIDEST);
             }
-            macro_rules! step {
-                ($k:expr, $panel:expr) => {
-                    let mut b = [V::splat(0.0); N];
-                    for (n, b) in b.iter_mut().enumerate() {
-                        *b = V::load($panel.add(n * V::LANES));
-                    }
-                    for m in 0..M {
-                        let x = V::splat(*a[m].add($k));
-                        for n in 0..N {
-                            sums[m][n] = x.fma(b[n], sums[m][n]);
+            let mut sums = [[V::splat(0.0); N]; M];
+            for (m, row) in sums.iter_mut().enumerate() {
+                for (n, sum) in row.iter_mut().enumerate() {
+                    *sum = V::load(start.add(m * start_stride + n * V::LANES));
+                }
+            }
+            let mut panel = s.panel.as_ptr();
+            let starts = find.find::<M>(s.x.as_ptr(), row);
+            for piece in s.pieces.clone() {
+                let a = starts(piece);
+                macro_rules! step {
+                    ($k:expr, $panel:expr) => {
+                        let mut b = [V::splat(0.0); N];
+                        for (n, b) in b.iter_mut().enumerate() {
+                            *b = V::load($panel.add(n * V::LANES));
                         }
+                        for m in 0..M {
+                            let x = V::splat(*a[m].add($k));
+                            for n in 0..N {
+                                sums[m][n] = x.fma(b[n], sums[m][n]);
+                            }
+                        }
+                    };
+                }
+                // Four at a time: counting takes its share otherwise.
+                let width = 2 * V::LANES;
+                let mut k = 0;
+                while k + 4 <= depth {
+                    for i in 0..4 {
+                        step!(k + i, panel.add(i * width));
                     }
-                };
-            }
-            // Four at a time: counting takes its share otherwise.
-            let width = 2 * V::LANES;
-            let mut k = 0;
-            while k + 4 <= r.depth {
-                for i in 0..4 {
-                    step!(k + i, panel.add(i * width));
+                    (k, panel) = (k + 4, panel.add(4 * width));
                 }
-                (k, panel) = (k + 4, panel.add(4 * width));
-            }
-            while k < r.depth {
-                step!(k, panel);
-                (k, panel) = (k + 1, panel.add(width));
-            }
-        }
-        // Through memory: a loop that finishes the sums in place is not unrolled, and then they never were in registers.
-        let mut done = std::mem::MaybeUninit::<[[V; N]; M]>::uninit();
-        done.write(sums);
-        let done = done.as_ptr().cast::<V>();
-        let (lo, hi) = (V::splat(r.clamp.0), V::splat(r.clamp.1));
-        for m in 0..M {
-            for n in 0..N {
-                let at = m * r.stride + n * V::LANES;
-                let cols = r.cols - n * V::LANES;
-                let mut sum = done.add(m * N + n).read();
-                // Masked loads and stores cost more than whole ones.
-                if cols >= V::LANES {
-                    if !r.residual.is_null() {
-                        sum = sum.add(V::load(r.residual.add(at)));
-                    }
-                    sum.clamp(lo, hi).store(r.out.add(at));
-                    continue;
+                while k < depth {
+                    step!(k, panel);
+                    (k, panel) = (k + 1, panel.add(width));
                 }
-                if !r.residual.is_null() {
-                    sum = sum.add(V::load_part(r.residual.add(at), cols));
+            }
+            if cols == N * V::LANES {
+                s.finish.store_rows(sums, row * stride, stride, 0);
+                continue;
+            }
+            for (m, sums) in sums.into_iter().enumerate() {
+                for (n, sums) in sums.into_iter().enumerate() {
+                    let from = n * V::LANES;
+                    s.finish.store(sums, (row + m) * stride + from, from, cols - from);
                 }
-                sum.clamp(lo, hi).store_part(r.out.add(at), cols);
             }
         }
     }
@@ -299,24 +330,21 @@ mod tests {
                 let stride = cols + 3;
                 let residual = numbers((m - 1) * stride + cols, 4);
                 let mut out = vec![9.0; residual.len()];
-                let mut tiles = [Pieces::default()];
-                tiles[0].set(|list| list.clone_from(&offsets));
+                let mut tiles = Tiles::default();
+                tiles.list(isa, m, taps, |_, _, list| list.copy_from_slice(&offsets));
                 let tiled = Strip {
                     x: &x,
-                    rows: m,
-                    tiles: &tiles,
+                    lines: Lines::Listed(&tiles),
                     pieces: 0..taps,
                     depth,
                     panel: &panel,
                     next: &[],
                     bias: &bias,
-                    out: &mut out,
+                    finish: Floats { out: &mut out, residual: Some(&residual), clamp: (-1.5, 2.0) },
                     stride,
                     cols,
                     first: true,
                     last: true,
-                    residual: Some(&residual),
-                    clamp: (-1.5, 2.0),
                 };
                 strip(isa, tiled);
                 for i in 0..m {
@@ -353,24 +381,21 @@ mod tests {
             let mut out = [0.0];
             let panel = [1.0; WIDEST];
             let (x, bias) = ([f32::NAN], [0.0; WIDEST]);
-            let mut tiles = [Pieces::default()];
-            tiles[0].set(|list| list.push(0));
+            let mut tiles = Tiles::default();
+            tiles.list(isa, 1, 1, |_, _, list| list[0] = 0);
             let t = Strip {
                 x: &x,
-                rows: 1,
-                tiles: &tiles,
+                lines: Lines::Listed(&tiles),
                 pieces: 0..1,
                 depth: 1,
                 panel: &panel,
                 next: &[],
                 bias: &bias,
-                out: &mut out,
+                finish: Floats { out: &mut out, residual: None, clamp: (0.0, 6.0) },
                 stride: 1,
                 cols: 1,
                 first: true,
                 last: true,
-                residual: None,
-                clamp: (0.0, 6.0),
             };
             strip(isa, t);
             assert!(out[0].is_nan(), "{isa:?}");
