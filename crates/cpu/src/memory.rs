@@ -1,6 +1,8 @@
-//! Memory aligned to cache lines, so that no register load or store crosses two.
+//! Memory aligned to cache lines, so that no register load or store crosses two; and parts of it, some written while others
+//! are read.
 
 use bytemuck::{Pod, Zeroable};
+use std::ops::Range;
 
 #[derive(Copy, Clone, Debug, Pod, Zeroable)]
 #[repr(C, align(64))]
@@ -44,5 +46,64 @@ impl Aligned {
     /// Everything, as `f32` to write.
     pub fn f32_mut(&mut self) -> &mut [f32] {
         bytemuck::cast_slice_mut(&mut self.0)
+    }
+}
+
+/// What may be read of memory while parts of it are written: pieces, and where they start.
+#[derive(Clone, Debug)]
+pub struct Rest<'a>(Vec<(usize, &'a [u8])>);
+
+impl<'a> Rest<'a> {
+    /// All of it.
+    pub fn all(bytes: &'a [u8]) -> Self {
+        Rest(vec![(0, bytes)])
+    }
+
+    /// The bytes at `range`, which lies inside of one piece.
+    ///
+    /// # Panics
+    /// When it does not: a bug of whoever gave values their places.
+    pub fn bytes(&self, range: Range<usize>) -> &'a [u8] {
+        if range.is_empty() {
+            return &[];
+        }
+        let piece = self.0.partition_point(|(start, _)| *start <= range.start) - 1;
+        let (start, bytes) = self.0[piece];
+        &bytes[range.start - start..range.end - start]
+    }
+}
+
+/// Takes `parts` out of memory, to be written; they do not overlap. They come in the same order.
+///
+/// # Panics
+/// When they do: a bug of whoever gave values their places.
+pub fn take_out<'a>(memory: &'a mut [u8], parts: &[Range<usize>]) -> (Vec<&'a mut [u8]>, Rest<'a>) {
+    let mut order: Vec<usize> = (0..parts.len()).collect();
+    order.sort_by_key(|&i| (parts[i].start, parts[i].end));
+    let mut taken: Vec<&mut [u8]> = parts.iter().map(|_| Default::default()).collect();
+    let (mut left, mut at, mut rest) = (memory, 0, vec![]);
+    for i in order {
+        let (before, behind) = std::mem::take(&mut left).split_at_mut(parts[i].start - at);
+        rest.push((at, &*before));
+        (taken[i], left) = behind.split_at_mut(parts[i].len());
+        at = parts[i].end;
+    }
+    rest.push((at, &*left));
+    (taken, Rest(rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_written_while_the_rest_is_read() {
+        let mut memory: Vec<u8> = (0..20).collect();
+        let (taken, rest) = take_out(&mut memory, &[12..15, 4..4, 4..6]);
+        assert_eq!(taken, [&[12u8, 13, 14][..], &[], &[4, 5]]);
+        assert_eq!((rest.bytes(0..4), rest.bytes(7..12)), (&[0, 1, 2, 3][..], &[7, 8, 9, 10, 11][..]));
+        assert_eq!((rest.bytes(15..20).len(), rest.bytes(13..13).len()), (5, 0));
+        taken.into_iter().for_each(|part| part.fill(0));
+        assert_eq!(memory.iter().filter(|&&b| b == 0).count(), 6);
     }
 }

@@ -6,7 +6,7 @@ use crate::dense::gemm::multiply;
 use crate::dense::groups::{self, QuantizedRows};
 use crate::dense::integer::{self, Quantized};
 use crate::kernel::{Kernel, KernelCall, KernelError, TensorMut, TensorRef};
-use crate::memory::Aligned;
+use crate::memory::{Aligned, Rest, take_out};
 use crate::parallel::Threads;
 use crate::plan::{IntegerStep, Layer, Layout, Place, Plan, Run, Shared, Step, constant_values, reorder};
 use crate::profile::{OperatorTime, Profile};
@@ -81,7 +81,7 @@ impl CpuExecutor {
             threads: self.threads.clone(),
             program,
             plans: BTreeMap::new(),
-            buffers: Vec::new(),
+            arena: Aligned::default(),
             profile: None,
         })
     }
@@ -108,8 +108,8 @@ pub struct CpuSession {
     plans: BTreeMap<Bindings, Plan>,
     /// What the plans have in common.
     shared: Shared,
-    /// Backing memory of all plans.
-    buffers: Vec<Aligned>,
+    /// What the plans compute in, one at a time.
+    arena: Aligned,
     /// Where time goes, when that is asked for.
     profile: Option<Profile>,
 }
@@ -149,7 +149,7 @@ struct Memory<'a> {
     plan: &'a Plan,
     inputs: &'a [Tensor],
     state: &'a [Tensor],
-    buffers: &'a [Aligned],
+    arena: &'a Rest<'a>,
 }
 
 impl<'a> Memory<'a> {
@@ -159,7 +159,7 @@ impl<'a> Memory<'a> {
             Place::Input(i) => self.inputs[i].bytes(),
             Place::Const(c) => self.state[c].bytes(),
             Place::Folded(i) => self.plan.folded[i].bytes(),
-            Place::Buffer(b) => &self.buffers[b].bytes()[..root.bytes()],
+            Place::Arena(at) => self.arena.bytes(at..at + root.bytes()),
             Place::Alias(_) | Place::Nowhere => &[],
         }
     }
@@ -201,7 +201,7 @@ impl CpuSession {
 
     /// Bytes that hold values between operators, for all input shapes seen so far.
     pub fn buffer_bytes(&self) -> usize {
-        self.buffers.iter().map(|b| b.bytes().len()).sum()
+        self.arena.bytes().len()
     }
 
     /// Plans for these symbols, unless there is a plan, and makes room for what it needs.
@@ -212,18 +212,12 @@ impl CpuSession {
                 Plan::new(program, bindings, &self.watch, &self.constant, shared, self.isa, self.simulate)?;
             self.plans.insert(bindings.clone(), plan);
         }
-        let plan = &self.plans[bindings];
-        if self.buffers.len() < plan.buffers.len() {
-            self.buffers.resize_with(plan.buffers.len(), Aligned::default);
-        }
-        for (have, &want) in self.buffers.iter_mut().zip(&plan.buffers) {
-            have.grow(want);
-        }
+        self.arena.grow(self.plans[bindings].arena);
         Ok(())
     }
 }
 
-/// Carries out one step; its outputs' buffers have been taken out of `memory`.
+/// Carries out one step; its outputs have been taken out of `memory`.
 fn carry_out(
     threads: &Threads,
     step: &Step,
@@ -377,31 +371,29 @@ impl CpuSession {
         let plan = &self.plans[&bindings];
         let state = &self.state[..];
         let now = |on: bool| on.then(Instant::now);
-        Memory { plan, inputs, state, buffers: &self.buffers }.show(&plan.watched_first, probe);
+        let whole = Rest::all(self.arena.bytes());
+        Memory { plan, inputs, state, arena: &whole }.show(&plan.watched_first, probe);
         for step in &plan.steps {
+            let part = |&s: &usize| match plan.slots[s].place {
+                Place::Arena(at) => Some(at..at + plan.slots[s].bytes()),
+                _ => None,
+            };
             // Outputs are taken out, so that inputs can be borrowed beside them; a step never reads what it writes.
-            let mut taken: Vec<(usize, usize, Aligned)> = vec![];
-            for &s in &step.outputs {
-                if let Place::Buffer(b) = plan.slots[s].place {
-                    taken.push((b, plan.slots[s].bytes(), std::mem::take(&mut self.buffers[b])));
-                }
-            }
-            let memory = Memory { plan, inputs, state, buffers: &self.buffers };
-            let mut outs: Vec<&mut [u8]> =
-                taken.iter_mut().map(|(_, len, memory)| &mut memory.bytes_mut()[..*len]).collect();
+            let parts: Vec<_> = step.outputs.iter().filter_map(part).collect();
+            let (mut outs, rest) = take_out(self.arena.bytes_mut(), &parts);
+            let memory = Memory { plan, inputs, state, arena: &rest };
             let begin = now(self.profile.is_some());
-            let result = carry_out(&self.threads, step, &self.program, memory, &mut outs, self.isa);
-            for (b, _, memory) in taken {
-                self.buffers[b] = memory;
-            }
-            result.map_err(|e| RunError::node(&self.program, step.node, e.0))?;
+            carry_out(&self.threads, step, &self.program, memory, &mut outs, self.isa)
+                .map_err(|e| RunError::node(&self.program, step.node, e.0))?;
             let done = now(begin.is_some());
-            Memory { plan, inputs, state, buffers: &self.buffers }.show(&step.watched, probe);
+            let whole = Rest::all(self.arena.bytes());
+            Memory { plan, inputs, state, arena: &whole }.show(&step.watched, probe);
             if let (Some(profile), Some(begin), Some(done)) = (&mut self.profile, begin, done) {
                 profile.add(&self.program, step, done - begin, done.elapsed());
             }
         }
-        let memory = Memory { plan, inputs, state, buffers: &self.buffers };
+        let whole = Rest::all(self.arena.bytes());
+        let memory = Memory { plan, inputs, state, arena: &whole };
         let mut results: Vec<Tensor> = plan.results.iter().map(|&s| memory.copy(s)).collect();
         let updates = results.split_off(self.program.user_outputs().len());
         for ((target, _), tensor) in self.program.mutations().zip(updates) {

@@ -76,7 +76,7 @@ impl<'a> Builder<'a> {
         let plan = Plan {
             slots: vec![],
             steps: vec![],
-            buffers: vec![],
+            arena: 0,
             watched_first: vec![],
             results: vec![],
             folded: vec![],

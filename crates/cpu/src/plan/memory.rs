@@ -1,50 +1,80 @@
-//! Buffers: each is used again as soon as the value in it is dead.
+//! The arena: where in one piece of memory each value lies. Values that do not live at the same time may share a place.
 
 use super::{Place, Plan};
 
-/// Gives every computed slot a buffer.
+/// A value's bytes, and the steps from the one that computes it to the last that needs it.
+struct Life {
+    slot: usize,
+    bytes: usize,
+    first: usize,
+    last: usize,
+}
+
+/// Gives every computed slot a place.
 pub fn assign(plan: &mut Plan) {
-    let mut last = vec![None; plan.slots.len()];
-    for (at, step) in plan.steps.iter().enumerate() {
-        let watched = step.watched.iter().map(|(_, s)| s);
-        for &s in step.inputs.iter().chain(&step.outputs).chain(watched) {
-            last[plan.root(s)] = Some(at);
-        }
-    }
-    for &s in &plan.results {
-        last[plan.root(s)] = Some(plan.steps.len());
-    }
-    let mut free: Vec<usize> = vec![];
-    let mut dying: Vec<Vec<usize>> = vec![vec![]; plan.steps.len() + 1];
-    for at in 0..plan.steps.len() {
-        for &s in &plan.steps[at].outputs {
-            if plan.root(s) != s {
-                continue;
-            }
-            let b = take(&mut free, &mut plan.buffers, plan.slots[s].bytes());
-            plan.slots[s].place = Place::Buffer(b);
-            if let Some(end) = last[s] {
-                dying[end].push(b);
-            }
-        }
-        free.append(&mut dying[at]);
+    for (at, life) in places(lives(plan)) {
+        plan.slots[life.slot].place = Place::Arena(at);
+        plan.arena = plan.arena.max(at + life.bytes);
     }
 }
 
-/// A free buffer that is large enough with the least waste, or the largest, grown, or a new one.
-fn take(free: &mut Vec<usize>, buffers: &mut Vec<usize>, bytes: usize) -> usize {
-    let fit =
-        (0..free.len()).filter(|&i| buffers[free[i]] >= bytes).min_by_key(|&i| (buffers[free[i]], free[i]));
-    let grow = || (0..free.len()).max_by_key(|&i| (buffers[free[i]], free[i]));
-    match fit.or_else(grow) {
-        Some(i) => {
-            let b = free.swap_remove(i);
-            buffers[b] = buffers[b].max(bytes);
-            b
+/// A place for each: the largest first, each at the lowest place that is free as long as it lives (Pisarchyk and Lee, Efficient
+/// Memory Management for Deep Neural Net Inference, 2020, "greedy by size").
+fn places(mut lives: Vec<Life>) -> Vec<(usize, Life)> {
+    lives.sort_by_key(|life| (std::cmp::Reverse(life.bytes), life.first, life.slot));
+    // By place.
+    let mut placed: Vec<(usize, Life)> = vec![];
+    for life in lives {
+        let mut at = 0;
+        for (start, other) in &placed {
+            let together = other.first <= life.last && life.first <= other.last;
+            if together && *start < at + life.bytes {
+                at = at.max(start + other.bytes);
+            }
         }
-        None => {
-            buffers.push(bytes);
-            buffers.len() - 1
+        let behind = placed.partition_point(|(start, _)| *start < at);
+        placed.insert(behind, (at, life));
+    }
+    placed
+}
+
+/// The computed slots, their sizes in whole cache lines.
+fn lives(plan: &Plan) -> Vec<Life> {
+    let mut last = vec![0; plan.slots.len()];
+    for (at, step) in plan.steps.iter().enumerate() {
+        let watched = step.watched.iter().map(|(_, s)| s);
+        for &s in step.inputs.iter().chain(&step.outputs).chain(watched) {
+            last[plan.root(s)] = at;
         }
+    }
+    for &s in &plan.results {
+        last[plan.root(s)] = plan.steps.len();
+    }
+    let outputs =
+        plan.steps.iter().enumerate().flat_map(|(at, step)| step.outputs.iter().map(move |&s| (at, s)));
+    outputs
+        .filter(|&(_, s)| plan.root(s) == s)
+        .map(|(first, slot)| {
+            let bytes = plan.slots[slot].bytes().next_multiple_of(64);
+            Life { slot, bytes, first, last: last[slot] }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_live_together_lie_apart() {
+        let life = |(slot, (bytes, first, last))| Life { slot, bytes, first, last };
+        // A large one, one that stays, a small one, an empty one, and another large one.
+        let lives = [(640, 1, 2), (64, 0, 2), (128, 2, 3), (0, 2, 2), (640, 3, 4)];
+        let mut found: Vec<(usize, usize)> = places(lives.into_iter().enumerate().map(life).collect())
+            .iter()
+            .map(|(at, l)| (l.slot, *at))
+            .collect();
+        found.sort_unstable();
+        assert_eq!(found, [(0, 0), (1, 768), (2, 640), (3, 0), (4, 0)]);
     }
 }

@@ -1,4 +1,4 @@
-//! Plans: a program with its shapes known, as steps over buffers.
+//! Plans: a program with its shapes known, as steps over one arena.
 //!
 //! Planning decides, once for each set of input shapes, what a run only carries out: which operators join a convolution
 //! or product (`fuse`), which run on integers (`integers`), in which memory format each value is kept (`layout`), what is the same in every run
@@ -39,8 +39,8 @@ pub enum Place {
     Const(usize),
     /// A value that is the same in every run, computed when planning.
     Folded(usize),
-    /// A buffer of the plan.
-    Buffer(usize),
+    /// In the arena, from this byte on.
+    Arena(usize),
     /// In another slot.
     Alias(usize),
     /// Not decided yet.
@@ -119,8 +119,8 @@ pub struct Plan {
     pub slots: Vec<Slot>,
     /// In order.
     pub steps: Vec<Step>,
-    /// Bytes of each buffer.
-    pub buffers: Vec<usize>,
+    /// Bytes of the arena that computed values lie in.
+    pub arena: usize,
     /// Watched inputs and constants: there before the first step.
     pub watched_first: Vec<(ValueId, usize)>,
     /// The user's outputs, then what is written back, in C order.

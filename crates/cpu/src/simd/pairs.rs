@@ -4,6 +4,7 @@
 //! hold: 8-bit integers less their zero points. The sums are exact, so all instruction sets agree.
 
 use super::finish::Finish;
+use super::tile::heights;
 use super::vector::{Portable, Vector};
 use super::{Isa, Kind};
 
@@ -85,24 +86,33 @@ pub(crate) fn pair_strip<F: Finish>(isa: Isa, s: PairStrip<'_, F>) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2<F: Finish>(mut s: PairStrip<'_, F>) {
+    const LOWER: usize = ROWS - 1;
     let (count, wide) = (s.rows.len(), s.columns > COLUMNS / 2);
+    let (whole, lower) = heights(count, ROWS);
     // One instantiation for each number of rows, so that the sums stay in registers.
-    macro_rules! by_rows {
-        ($($m:literal)*) => {
-            for first in (0..count).step_by(ROWS) {
+    macro_rules! tiles {
+        ($rows:expr, $m:expr) => {
+            for first in $rows.step_by($m) {
                 // SAFETY: the caller's.
                 unsafe {
-                    match (count - first, wide) {
-                        (ROWS.., false) => tile::<ROWS, 1, F>(&mut s, first),
-                        (ROWS.., true) => tile::<ROWS, 2, F>(&mut s, first),
-                        $(($m, false) => tile::<$m, 1, F>(&mut s, first), ($m, true) => tile::<$m, 2, F>(&mut s, first),)*
-                        _ => {}
+                    match wide {
+                        true => tile::<{ $m }, 2, F>(&mut s, first),
+                        false => tile::<{ $m }, 1, F>(&mut s, first),
                     }
                 }
             }
         };
     }
-    by_rows!(1 2 3 4 5);
+    tiles!((0..whole), ROWS);
+    tiles!((whole..whole + lower), LOWER);
+    let rest = whole + lower..count;
+    match rest.len() {
+        1 => tiles!(rest, 1),
+        2 => tiles!(rest, 2),
+        3 => tiles!(rest, 3),
+        4 => tiles!(rest, 4),
+        _ => {}
+    }
 }
 
 /// The kernel for AVX2: `M` rows from `first` on, `N` registers of columns.

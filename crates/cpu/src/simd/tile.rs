@@ -8,6 +8,7 @@ use super::finish::{Finish, Floats};
 use super::vector::{Portable, Vector};
 use super::{Isa, Kind, ZEROS, fetch, shares};
 use std::ops::Range;
+use std::slice::Chunks;
 
 /// The most columns that a panel has on any instruction set.
 pub(crate) const WIDEST: usize = 32;
@@ -21,7 +22,7 @@ pub(crate) const OUTSIDE: usize = usize::MAX;
 pub(crate) struct Tiles {
     /// Entry `t·m + i` of a tile of `m` rows for piece `t` of its row `i`.
     list: Vec<usize>,
-    /// For each tile, whether a piece is outside.
+    /// For the first row of each tile, whether one of the tile's pieces is outside.
     outside: Vec<bool>,
     rows: usize,
     pieces: usize,
@@ -35,13 +36,33 @@ impl Tiles {
         (self.rows, self.pieces, self.reach) = (rows, pieces, 0);
         self.list.resize(rows * pieces, OUTSIDE);
         self.outside.clear();
-        for (i, tile) in self.list.chunks_mut((isa.rows() * pieces).max(1)).enumerate() {
-            fill(i * isa.rows(), isa.rows().min(rows - i * isa.rows()), tile);
+        self.outside.resize(rows, false);
+        let (whole, lower) = heights(rows, isa.rows());
+        let mut row = 0;
+        while row < rows {
+            let height = match row {
+                _ if row < whole => isa.rows(),
+                _ if row < whole + lower => isa.rows() - 1,
+                _ => rows - row,
+            };
+            let tile = &mut self.list[row * pieces..][..height * pieces];
+            fill(row, height, tile);
             // `OUTSIDE` is the greatest number there is, and becomes 0.
             let next = |o: &usize| o.wrapping_add(1);
             self.reach = tile.iter().map(next).fold(self.reach, usize::max);
-            self.outside.push(tile.iter().map(next).fold(usize::MAX, usize::min) == 0);
+            self.outside[row] = tile.iter().map(next).fold(usize::MAX, usize::min) == 0;
+            row += height;
         }
+    }
+}
+
+/// Which rows are in tiles of `tall` rows, and which in tiles that are one row lower; the others, few, are one tile. A tile of one or
+/// two rows takes as long as one of four: each sum waits for itself.
+pub(super) fn heights(rows: usize, tall: usize) -> (usize, usize) {
+    let lower = rows.next_multiple_of(tall) - rows;
+    match rows.div_ceil(tall).checked_sub(lower) {
+        Some(whole) => (whole * tall, lower * (tall - 1)),
+        None => (rows / tall * tall, 0),
     }
 }
 
@@ -85,18 +106,17 @@ impl Find for Apart {
     }
 }
 
-/// [`Lines::Listed`], and the rows of a tile.
+/// [`Lines::Listed`].
 #[derive(Copy, Clone)]
-struct Listed<'a>(&'a Tiles, usize);
+struct Listed<'a>(&'a Tiles);
 
 impl Find for Listed<'_> {
     #[inline(always)]
     unsafe fn find<const M: usize>(self, x: *const f32, row: usize) -> impl Fn(usize) -> [*const f32; M] {
-        let Listed(tiles, tall) = self;
+        let Listed(tiles) = self;
         // SAFETY: the caller's; pieces outside are not looked at.
-        let (offsets, outside) = unsafe {
-            (tiles.list.as_ptr().add(row * tiles.pieces), *tiles.outside.get_unchecked(row / tall))
-        };
+        let (offsets, outside) =
+            unsafe { (tiles.list.as_ptr().add(row * tiles.pieces), *tiles.outside.get_unchecked(row)) };
         move |piece| {
             // SAFETY: as above.
             let at: [usize; M] = std::array::from_fn(|m| unsafe { *offsets.add(piece * M + m) });
@@ -142,22 +162,28 @@ pub(crate) struct Strip<'a> {
 /// Calls the kernel for each tile. There is one instantiation for each number of rows, so that the sums stay in registers, and
 /// whole tiles follow one another without a choice between them.
 macro_rules! by_rows {
-    ($s:ident, $V:ty, $tall:literal, $($m:literal)*) => {
+    ($s:ident, $V:ty, $tall:literal, $lower:literal, $($m:literal)*) => {
         match $s.lines {
-            Lines::Apart(_, distance) => by_rows!(@ $s, $V, $tall, Apart(distance), $($m)*),
-            Lines::Listed(tiles) => by_rows!(@ $s, $V, $tall, Listed(tiles, $tall), $($m)*),
+            Lines::Apart(_, distance) => by_rows!(@ $s, $V, $tall, $lower, Apart(distance), $($m)*),
+            Lines::Listed(tiles) => by_rows!(@ $s, $V, $tall, $lower, Listed(tiles), $($m)*),
         }
     };
-    (@ $s:ident, $V:ty, $tall:literal, $find:expr, $($m:literal)*) => {{
+    (@ $s:ident, $V:ty, $tall:literal, $lower:literal, $find:expr, $($m:literal)*) => {{
         let (find, wide, rows) = ($find, $s.cols > <$V>::LANES, $s.lines.count());
-        let (whole, mut s) = (rows / $tall * $tall, $s);
+        let (whole, lower) = heights(rows, $tall);
+        let (lower, mut s) = (whole + lower, $s);
+        let next = &mut shares(s.next, rows.div_ceil($tall));
         match wide {
-            true => tiles::<$V, $tall, 2>(&mut s, find, 0..whole),
-            false => tiles::<$V, $tall, 1>(&mut s, find, 0..whole),
+            true => tiles::<$V, $tall, 2>(&mut s, find, next, 0..whole),
+            false => tiles::<$V, $tall, 1>(&mut s, find, next, 0..whole),
         }
-        match (rows - whole, wide) {
-            $(($m, true) => tiles::<$V, $m, 2>(&mut s, find, whole..rows),
-              ($m, false) => tiles::<$V, $m, 1>(&mut s, find, whole..rows),)*
+        match wide {
+            true => tiles::<$V, $lower, 2>(&mut s, find, next, whole..lower),
+            false => tiles::<$V, $lower, 1>(&mut s, find, next, whole..lower),
+        }
+        match (rows - lower, wide) {
+            $(($m, true) => tiles::<$V, $m, 2>(&mut s, find, next, lower..rows),
+              ($m, false) => tiles::<$V, $m, 1>(&mut s, find, next, lower..rows),)*
             _ => {}
         }
     }};
@@ -179,7 +205,7 @@ pub(crate) fn strip(isa: Isa, mut s: Strip<'_>) {
             assert!(s.pieces.end <= 1 && below * distance + s.depth <= s.x.len());
         }
         Lines::Listed(t) => {
-            assert!(t.list.len() == rows * t.pieces && t.outside.len() == rows.div_ceil(isa.rows()));
+            assert!(t.list.len() == rows * t.pieces && t.outside.len() == rows);
             assert!(s.pieces.end <= t.pieces && (t.reach == 0 || t.reach - 1 + s.depth <= s.x.len()));
             assert!(s.depth <= ZEROS.len() || !t.outside.contains(&true));
         }
@@ -203,19 +229,19 @@ pub(crate) fn strip(isa: Isa, mut s: Strip<'_>) {
 #[target_feature(enable = "avx512f")]
 unsafe fn avx512(s: Strip<'_>) {
     // SAFETY: the caller's.
-    unsafe { by_rows!(s, super::vector::Avx512, 14, 1 2 3 4 5 6 7 8 9 10 11 12 13) }
+    unsafe { by_rows!(s, super::vector::Avx512, 14, 13, 1 2 3 4 5 6 7 8 9 10 11 12) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2(s: Strip<'_>) {
     // SAFETY: the caller's.
-    unsafe { by_rows!(s, super::vector::Avx2, 6, 1 2 3 4 5) }
+    unsafe { by_rows!(s, super::vector::Avx2, 6, 5, 1 2 3 4) }
 }
 
 unsafe fn portable(s: Strip<'_>) {
     // SAFETY: the caller's.
-    unsafe { by_rows!(s, Portable, 4, 1 2 3) }
+    unsafe { by_rows!(s, Portable, 4, 3, 1 2) }
 }
 
 /// The kernel: some rows in tiles of `M`, `N` registers of columns.
@@ -223,11 +249,11 @@ unsafe fn portable(s: Strip<'_>) {
 unsafe fn tiles<V: Vector, const M: usize, const N: usize>(
     s: &mut Strip<'_>,
     find: impl Find,
+    next: &mut Chunks<'_, f32>,
     rows: Range<usize>,
 ) {
     let (depth, stride, cols) = (s.depth, s.stride, s.cols);
     let mut padded: [f32; 14 * WIDEST];
-    let mut next = shares(s.next, rows.len() / M);
     // SAFETY: rows, panel, bias, result and residual reach as far as `strip` has checked; columns beyond `cols` are read from
     // the padded panel and bias only, and never written.
     unsafe {
