@@ -138,7 +138,9 @@ pub(super) fn product(
     for top in (0..count).step_by(group * tall) {
         let height = (count - top).min(group * tall);
         let (from, lines) = match rows.places {
-            Places::Apart(distance) => ((rows.first + top) * distance, Lines::Apart(height, distance)),
+            Places::Apart(distance) => {
+                ((rows.first + top) * distance, Lines::Apart { rows: height, distance })
+            }
             Places::Listed(list) => {
                 tiles.list(isa, height, rows.pieces, |row, m, entries| {
                     list(rows.first + top + row, m, entries)

@@ -27,7 +27,7 @@ pub(crate) struct DepthwiseRow<'a, F> {
     pub bias: &'a [f32],
     /// Channels rounded up to whole registers.
     pub padded: usize,
-    /// What becomes of the sums; the result is `[output width][channels]`.
+    /// What becomes of the sums; the result is `[output width][channels]`. Some may be finished twice, as the same.
     pub finish: F,
 }
 
@@ -85,8 +85,8 @@ unsafe fn run<V: Vector, F: Finish>(r: &mut DepthwiseRow<'_, F>) {
 /// The most columns that four windows of [`squares`] have.
 const WIDE: usize = 9;
 
-/// Filters of `K` by `K`, four pixels at a time. Each pixel of the image is loaded once for all windows that it is in, and zeros stand for
-/// those outside.
+/// Filters of `K` by `K`, four pixels of the result at a time. Each pixel of the image is loaded once for the windows that it is in,
+/// and zeros stand for those outside.
 #[inline(always)]
 unsafe fn squares<V: Vector, F: Finish, const K: usize, const STRIDE: usize>(
     r: &mut DepthwiseRow<'_, F>,

@@ -26,6 +26,8 @@ pub(crate) struct Tiles {
     outside: Vec<bool>,
     rows: usize,
     pieces: usize,
+    /// Rows of the highest tiles.
+    tall: usize,
     /// One more than the greatest offset; 0 when all are outside.
     reach: usize,
 }
@@ -33,16 +35,16 @@ pub(crate) struct Tiles {
 impl Tiles {
     /// Has `rows` rows of `pieces` pieces listed anew: `fill(row, m, entries)` writes those of a tile of `m` rows from `row` on.
     pub fn list(&mut self, isa: Isa, rows: usize, pieces: usize, fill: impl Fn(usize, usize, &mut [usize])) {
-        (self.rows, self.pieces, self.reach) = (rows, pieces, 0);
+        (self.rows, self.pieces, self.tall, self.reach) = (rows, pieces, isa.rows(), 0);
         self.list.resize(rows * pieces, OUTSIDE);
         self.outside.clear();
         self.outside.resize(rows, false);
-        let (whole, lower) = heights(rows, isa.rows());
+        let (whole, lower) = heights(rows, self.tall);
         let mut row = 0;
         while row < rows {
             let height = match row {
-                _ if row < whole => isa.rows(),
-                _ if row < whole + lower => isa.rows() - 1,
+                _ if row < whole => self.tall,
+                _ if row < whole + lower => self.tall - 1,
                 _ => rows - row,
             };
             let tile = &mut self.list[row * pieces..][..height * pieces];
@@ -56,8 +58,8 @@ impl Tiles {
     }
 }
 
-/// Which rows are in tiles of `tall` rows, and which in tiles that are one row lower; the others, few, are one tile. A tile of one or
-/// two rows takes as long as one of four: each sum waits for itself.
+/// How many rows are in tiles of `tall` rows, and how many in tiles that are one row lower, so that no tile is much lower: one or two
+/// rows take as long as four, for each sum waits for itself. Where rows are too few for that, the others are one tile.
 pub(super) fn heights(rows: usize, tall: usize) -> (usize, usize) {
     let lower = rows.next_multiple_of(tall) - rows;
     match rows.div_ceil(tall).checked_sub(lower) {
@@ -69,8 +71,8 @@ pub(super) fn heights(rows: usize, tall: usize) -> (usize, usize) {
 /// Where rows lie.
 #[derive(Copy, Clone, Debug)]
 pub(crate) enum Lines<'a> {
-    /// So many rows, each in one piece, at this distance.
-    Apart(usize, usize),
+    /// Rows of one piece each, at this distance.
+    Apart { rows: usize, distance: usize },
     /// Wherever they are listed.
     Listed(&'a Tiles),
 }
@@ -79,7 +81,7 @@ impl Lines<'_> {
     /// How many there are.
     fn count(self) -> usize {
         match self {
-            Lines::Apart(rows, _) => rows,
+            Lines::Apart { rows, .. } => rows,
             Lines::Listed(tiles) => tiles.rows,
         }
     }
@@ -129,8 +131,8 @@ impl Find for Listed<'_> {
     }
 }
 
-/// A product of some rows by one panel, with what follows it: `clamp(rows · panel + bias + residual)`. It is computed in tiles
-/// of [`Isa::rows`] rows, the last one with what is left.
+/// A product of some rows by one panel, with what follows it: `clamp(rows · panel + bias + residual)`. It is computed in tiles of
+/// [`Isa::rows`] rows or a little fewer.
 #[derive(Debug)]
 pub(crate) struct Strip<'a> {
     /// What the rows are made of.
@@ -164,7 +166,7 @@ pub(crate) struct Strip<'a> {
 macro_rules! by_rows {
     ($s:ident, $V:ty, $tall:literal, $lower:literal, $($m:literal)*) => {
         match $s.lines {
-            Lines::Apart(_, distance) => by_rows!(@ $s, $V, $tall, $lower, Apart(distance), $($m)*),
+            Lines::Apart { distance, .. } => by_rows!(@ $s, $V, $tall, $lower, Apart(distance), $($m)*),
             Lines::Listed(tiles) => by_rows!(@ $s, $V, $tall, $lower, Listed(tiles), $($m)*),
         }
     };
@@ -201,11 +203,11 @@ pub(crate) fn strip(isa: Isa, mut s: Strip<'_>) {
     assert!(s.finish.out.len() >= needed && s.finish.residual.is_none_or(|r| r.len() >= needed));
     assert!(s.panel.len() >= s.pieces.len() * s.depth * width);
     match s.lines {
-        Lines::Apart(_, distance) => {
+        Lines::Apart { distance, .. } => {
             assert!(s.pieces.end <= 1 && below * distance + s.depth <= s.x.len());
         }
         Lines::Listed(t) => {
-            assert!(t.list.len() == rows * t.pieces && t.outside.len() == rows);
+            assert!(t.tall == isa.rows() && t.list.len() == rows * t.pieces && t.outside.len() == rows);
             assert!(s.pieces.end <= t.pieces && (t.reach == 0 || t.reach - 1 + s.depth <= s.x.len()));
             assert!(s.depth <= ZEROS.len() || !t.outside.contains(&true));
         }
