@@ -151,7 +151,9 @@ def test_operator(name, recipe, folder):
     kit.lowbit("run", q, "--on", BACKEND, "--data", folder / "one.npz", "--out", folder / "out.npz", env=HERE)
     expected, steps = reference.run(q, inputs)
     apart = steps_apart(kit.outputs(folder / "out.npz"), expected, steps)
-    nodes = [n for n in json.loads(report.read_text())["nodes"] if n.get("becomes")]
+    report = json.loads(report.read_text())
+    assert 0 < report["seconds"]["lower_in_tool"] < report["seconds"]["lower"]
+    nodes = [n for n in report["nodes"] if n.get("becomes")]
     said = max((n["imprecise"]["steps"] for n in nodes if "imprecise" in n), default=0)
     kit.record("QNN operators", f"{name}.{recipe}", steps=apart, said=said)
     assert apart <= max(limit(recipe), said + 0.01), f"{apart:.2f} steps, and the report says {said}"

@@ -104,6 +104,9 @@ pub struct Seconds {
     pub evaluate: f64,
     pub save: f64,
     pub lower: f64,
+    /// How much of it the vendor's own compiler took, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lower_in_tool: Option<f64>,
 }
 
 /// JSON has no infinity: equal tensors are 999 dB apart, more than any arithmetic gives.
@@ -300,8 +303,10 @@ impl Report {
             println!("file        {} ({} bytes)", f.path, f.bytes);
         }
         let s = &self.seconds;
+        let tool =
+            s.lower_in_tool.map_or(String::new(), |s| format!(", {s:.3} of it in the vendor's compiler"));
         println!(
-            "seconds     import {:.3}, prepare {:.3}, calibrate {:.3}, convert {:.3}, evaluate {:.3}, lower {:.3}",
+            "seconds     import {:.3}, prepare {:.3}, calibrate {:.3}, convert {:.3}, evaluate {:.3}, lower {:.3}{tool}",
             s.import, s.prepare, s.calibrate, s.convert, s.evaluate, s.lower
         );
     }

@@ -103,6 +103,11 @@ pub trait Lowering: Debug {
     /// [`BackendError::Refused`] leaves one node outside; [`BackendError::Compile`] ends the lowering.
     fn compile(&self, part: &Program) -> Result<Blob, BackendError>;
 
+    /// Seconds that the vendor's own compiler has taken in all that this lowering compiled; nothing where there is no such thing.
+    fn tool_seconds(&self) -> Option<f64> {
+        None
+    }
+
     /// Whether a node that stays outside is an error; see [`LowerError::Outside`](crate::flow::LowerError::Outside).
     fn whole(&self) -> bool {
         false

@@ -106,5 +106,6 @@ fn write_lowered(
     }
     report.add_file(out.path)?;
     report.seconds.lower = timer.lap();
+    report.seconds.lower_in_tool = lowering.tool_seconds();
     Ok(())
 }

@@ -404,6 +404,19 @@ mod tests {
     }
 
     #[test]
+    fn no_tile_is_much_lower_where_rows_are_many() {
+        for tall in [4, 6, 14] {
+            for rows in 0..300 {
+                let (whole, lower) = heights(rows, tall);
+                let rest = rows - whole - lower;
+                assert!(whole % tall == 0 && lower % (tall - 1) == 0 && rest + 1 < tall, "{rows} {tall}");
+                assert!(rest == 0 || rows < tall * tall, "{rows} {tall}");
+            }
+        }
+        assert_eq!(heights(49, 6), (24, 25));
+    }
+
+    #[test]
     fn nan_passes_the_clamp() {
         for isa in Isa::available() {
             let mut out = [0.0];

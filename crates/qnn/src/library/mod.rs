@@ -19,4 +19,4 @@ pub use container::container;
 pub use error::{Failure, LibraryError};
 pub use loaded::{Loaded, Port};
 pub use open::{Library, NEWEST, OLDEST};
-pub use session::{Session, Tuning};
+pub use session::{Compiled, Session, Tuning};

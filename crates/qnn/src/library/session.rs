@@ -11,6 +11,7 @@ use std::ffi::{CStr, c_char, c_void};
 use std::ptr::{null, null_mut};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 type Configs = *const *const Config;
 
@@ -19,6 +20,15 @@ type Configs = *const *const Config;
 pub struct Tuning {
     /// Floating-point operators compute in half floats.
     pub half: bool,
+}
+
+/// A graph that was compiled.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// Its context binary.
+    pub binary: Vec<u8>,
+    /// How long the library took to finalize it.
+    pub finalizing: Duration,
 }
 
 /// The library, a back end of it, and the chip that graphs are for. Clones are the same session.
@@ -110,11 +120,11 @@ impl Session {
         done("backendValidateOpConfig", status, &heard)
     }
 
-    /// Compiles a graph for the chip: its context binary.
+    /// Compiles a graph for the chip.
     ///
     /// # Errors
     /// What the library said, and of which operator if that is known.
-    pub fn compile(&self, name: &str, graph: &Graph, soc: &Soc, tuning: Tuning) -> Result<Vec<u8>, Failure> {
+    pub fn compile(&self, name: &str, graph: &Graph, soc: &Soc, tuning: Tuning) -> Result<Compiled, Failure> {
         let heard = self.begin()?;
         let context = Context::create(self, &heard)?;
         let setting = |option, value| GraphSetting { option, pad: 0, value, room: [0; 8] };
@@ -129,8 +139,10 @@ impl Session {
         settings.extend(wide.then_some(&exact));
         let made = context.graph(name, &settings, &heard)?;
         context.fill(made, graph, &heard)?;
+        let begin = Instant::now();
         context.finalize(made, graph, &heard)?;
-        context.binary(&heard)
+        let finalizing = begin.elapsed();
+        Ok(Compiled { binary: context.binary(&heard)?, finalizing })
     }
 
     /// Writes a graph in the library's own format; the back end that does this names the file after the graph and puts it

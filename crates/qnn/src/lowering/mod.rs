@@ -23,9 +23,10 @@ use lowbit_core::backend::{Artifact, BackendError, Blob, Claim, Description, Dev
 use lowbit_core::ir::{NodeId, Program};
 use lowbit_core::ops::{self, OpDef};
 use lowbit_core::passes::Pipeline;
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// A graph's digest, the chip, and whether floats are halves.
 type Key = ([u8; 32], u32, bool);
@@ -40,12 +41,14 @@ pub struct Qnn {
     /// What is asked of it.
     pub settings: Settings,
     oracle: OnceCell<Oracle>,
+    /// What the library took to finalize graphs.
+    finalizing: Cell<Duration>,
 }
 
 impl Qnn {
     /// The lowering with these settings. The library is looked for when it is first needed.
     pub fn new(settings: Settings) -> Self {
-        Qnn { settings, oracle: OnceCell::new() }
+        Qnn { settings, ..Qnn::default() }
     }
 
     /// Who judges operators.
@@ -99,8 +102,9 @@ impl Qnn {
         let tuning = Tuning { half: self.settings.half() };
         let made = self.session()?.compile(payload::GRAPH, &graph, self.settings.soc, tuning);
         let made = made.map_err(|f| blame(part, &origins, &f))?;
-        compiled().insert(key, made.clone());
-        Ok(made)
+        self.finalizing.set(self.finalizing.get() + made.finalizing);
+        compiled().insert(key, made.binary.clone());
+        Ok(made.binary)
     }
 }
 
@@ -156,6 +160,10 @@ impl Lowering for Qnn {
         let binary = self.binary(part)?;
         let compile_specs = vec![(payload::SPEC.into(), payload::options(&self.settings))];
         Ok(Blob { bytes: payload::wrap(&binary), compile_specs, named_data: vec![] })
+    }
+
+    fn tool_seconds(&self) -> Option<f64> {
+        Some(self.finalizing.get().as_secs_f64())
     }
 
     fn device(&self) -> Result<Box<dyn Device + '_>, BackendError> {

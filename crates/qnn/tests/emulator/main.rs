@@ -211,6 +211,8 @@ fn failures_are_told_and_survived() {
         // It is only found when the graph is put together; the library's messages name it.
         assert_eq!((e.call, e.op), ("graphFinalize", Some(0)), "{e}");
         let good = session.compile("forward", &graph("Relu"), soc, Tuning::default()).unwrap();
+        assert!(!good.finalizing.is_zero());
+        let good = good.binary;
         assert!(session.load(&good[..good.len() / 2]).is_err() && session.load(b"none").is_err());
         let loaded = session.load(&good).unwrap();
         assert_eq!((loaded.inputs.len(), &*loaded.outputs[0].name), (1, "output_0_y"));
