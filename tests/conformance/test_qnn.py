@@ -91,6 +91,8 @@ OPERATORS = {
     "grid_sample_nearest": (Function(lambda x, at: F.grid_sample(x, at, mode="nearest", padding_mode="reflection", align_corners=False)), [PICTURE, GRID]),
     "reshape": (Function(lambda x: x.permute(0, 2, 1, 3).reshape(8, 16, 8).transpose(1, 2)), [PICTURE]),
 }
+# Operators one behind another, whose errors add up.
+CHAINS = {"conv_gelu": (nn.Sequential(nn.Conv2d(16, 8, 3, padding=1), nn.GELU()), [PICTURE])}
 # What becomes of random inputs: rows of a network's residual stream differ much, and a grid lies within the picture. In 8 bits
 # the nearest of two pixels is uncertain near the middle between them, so that grid has points next to pixels.
 SHAPED = {
@@ -105,7 +107,7 @@ REFUSED = {}
 
 def model(name, folder):
     """An operator as a .pt2, with calibration and evaluation data."""
-    module, shapes = OPERATORS[name]
+    module, shapes = {**OPERATORS, **CHAINS}[name]
     random = np.random.default_rng(0)
     shaped = SHAPED.get(name, lambda x: x)
     data = lambda n: {f"in{i}": shaped(random.standard_normal((n, *s))).astype(np.float32) for i, s in enumerate(shapes)}
@@ -159,6 +161,23 @@ def test_operator(name, recipe, folder):
     assert apart <= max(limit(recipe), said + 0.01), f"{apart:.2f} steps, and the report says {said}"
     assert not said or apart > limit(recipe), f"{apart:.2f} steps only, and the report says {said}"
     assert nodes and all("Qualcomm's library" in n["becomes"] for n in nodes)
+    if said:
+        exact_or_refused(q, name, recipe, expected, steps, folder)
+
+
+def exact_or_refused(q, name, recipe, expected, steps, folder):
+    """What the report calls imprecise is exact on demand, or refused in words."""
+    demand = ["--option", "exact=true", "--option", "strict=true"]
+    done = kit.call("lower", q, "--backend", BACKEND, *demand, "--out", folder / "exact.bin", env=HERE)
+    if done.returncode:
+        _, words, reason = done.stderr.partition("by exact=true: the chip's")
+        assert words and not (folder / "exact.bin").exists(), done.stderr
+        kit.record("QNN operators", f"{name}.{recipe}.exact", refused=(words + reason).splitlines()[0])
+        return
+    kit.lowbit("run", q, "--on", BACKEND, *demand, "--data", folder / "one.npz", "--out", folder / "exact.npz", env=HERE)
+    apart = steps_apart(kit.outputs(folder / "exact.npz"), expected, steps)
+    kit.record("QNN operators", f"{name}.{recipe}.exact", steps=apart)
+    assert apart <= limit(recipe), f"{apart:.2f} steps with exact=true"
 
 
 @needs_library
@@ -219,6 +238,19 @@ def test_executorch_runs_it(name, folder, runtime):
     kit.lowbit("run", q, "--on", BACKEND, "--data", folder / "one.npz", "--out", folder / "out.npz", env=HERE)
     got = runtime.run(folder / "m.pte", folder / "one.npz")
     assert kit.differences(got, kit.outputs(folder / "out.npz"), 0, 0) is None
+
+
+@needs_library
+@needs_compiler
+@pytest.mark.parametrize("name, recipe, delegates", [("softmax", "16a8w", 0), ("conv_gelu", "16a4w", 1)])
+def test_exact_in_executorch(name, recipe, delegates, folder, runtime):
+    """What the chip computes less exactly runs in the runtime's own kernels, around the delegate."""
+    inputs = model(name, folder)
+    q = quantize(folder, recipe, "--option", "exact=true", "--out", folder / "m.pte")
+    assert kit.operators(folder / "m.pte")[1] == delegates
+    expected, steps = reference.run(q, inputs)
+    got = runtime.run(folder / "m.pte", folder / "one.npz")
+    assert steps_apart(got, expected, steps) <= limit(recipe)
 
 
 @needs_library

@@ -23,6 +23,7 @@ pub enum Float {
 /// | `qnn-lib` | | the folder of Qualcomm's library; else `QNN_LIB_DIR`, `QNN_SDK_ROOT`, or the installed wheel |
 /// | `float` | `outside` | `half`: what is not quantized runs on the chip too, in half floats |
 /// | `strict` | `false` | `true`: an operator that the chip refuses is an error, not a reason to run it outside |
+/// | `exact` | `false` | `true`: kernels that are known to be less exact than integers are not used, or in a form that is |
 /// | `library` | `true` | `false`: claims are judged by lowbit's table alone, as where there is no library |
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -34,18 +35,28 @@ pub struct Settings {
     pub float: Float,
     /// Whether nothing may stay outside.
     pub strict: bool,
+    /// Whether kernels that are known to be further from exact integers than rounding explains are left alone. Weights of few
+    /// bits are stored in bytes where that makes them exact.
+    pub exact: bool,
     /// Whether the library is asked at all.
     pub ask: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { soc: soc::DEFAULT, library: None, float: Float::Outside, strict: false, ask: true }
+        Settings {
+            soc: soc::DEFAULT,
+            library: None,
+            float: Float::Outside,
+            strict: false,
+            exact: false,
+            ask: true,
+        }
     }
 }
 
 /// The lowering's options, for messages.
-pub(crate) const NAMES: &str = "soc, qnn-lib, float, strict, library";
+pub(crate) const NAMES: &str = "soc, qnn-lib, float, strict, exact, library";
 
 const FLOATS: &[(&str, Float)] = &[("outside", Float::Outside), ("half", Float::Half)];
 const SWITCH: &[(&str, bool)] = &[("true", true), ("false", false)];
@@ -77,6 +88,7 @@ impl Settings {
                 }
                 "float" => choice(value, FLOATS).map(|f| s.float = f),
                 "strict" => choice(value, SWITCH).map(|w| s.strict = w),
+                "exact" => choice(value, SWITCH).map(|w| s.exact = w),
                 "library" => choice(value, SWITCH).map(|w| s.ask = w),
                 _ if other(name) => Ok(()),
                 _ => Err(format!("there is no such option; there are: {NAMES}, {}", crate::quantizer::NAMES)),
@@ -129,6 +141,7 @@ mod tests {
             ("qnn-lib", "/lib"),
             ("float", "half"),
             ("strict", "true"),
+            ("exact", "true"),
             ("library", "false"),
             ("mine", "?"),
         ];
@@ -137,6 +150,7 @@ mod tests {
             library: Some("/lib".into()),
             float: Float::Half,
             strict: true,
+            exact: true,
             ask: false,
         };
         assert_eq!(read(&all), Ok(want));

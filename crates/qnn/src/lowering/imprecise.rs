@@ -1,8 +1,8 @@
 //! Kernels of Qualcomm's that are further from exact integers than rounding explains, with what was measured.
 //!
 //! With 16-bit activations layers lose the last bits of their sums, some hundred units of the product of scales: the coarser
-//! the weights, the more steps of the result that is. (Not where a channel is given as one block; see
-//! [`Weight::finer`](super::emit).) Gelu and softmax are approximations.
+//! the weights, the more steps of the result that is. (Not where a channel is given as one block, or
+//! small weights as bytes; see `Weight::finer` and `Weight::in_bytes` in `emit/weight.rs`.) Gelu and softmax are approximations.
 
 use crate::graph::{DType, Encoding, Graph, Op, Param};
 use lowbit_core::backend::Imprecise;
@@ -120,8 +120,9 @@ fn of_op(graph: &Graph, op: &Op) -> Option<Imprecise> {
     };
     let cure = match (kernel, narrow) {
         (Kernel::LayerNorm, _) => "; recipe 16a8w has a finer one",
-        (Kernel::Points, 2) => "; recipes 16a4w, of twice the bytes, and 16a8w keep them",
-        (_, 2 | 4 | 16) => "; recipe 16a8w keeps them",
+        (Kernel::Points, 2) => "; recipe 16a4w keeps them, of twice the bytes, as do 16a8w and exact=true",
+        (_, 2 | 4) => "; exact=true keeps them, with a byte a weight, and recipe 16a8w does",
+        (_, 16) => "; recipe 16a8w keeps them",
         _ => "",
     };
     let why = format!("{what}: up to {steps} of {} steps were measured ({WITH}){cure}", 1u32 << wide);

@@ -68,7 +68,11 @@ impl Qnn {
     fn rehearse(&self, program: &Program, n: NodeId) -> Result<(), String> {
         let mut b = Builder::rehearsal(program, &self.settings);
         emit::node(&mut b, n)?;
-        self.oracle().judge(b.graph(), self.settings.soc)
+        self.oracle().judge(b.graph(), self.settings.soc)?;
+        match imprecise::of(b.graph()) {
+            Some(known) if self.settings.exact => Err(format!("by exact=true: {}", known.why)),
+            _ => Ok(()),
+        }
     }
 
     /// The graph of a region, and the node that each operator is for.

@@ -139,6 +139,17 @@ fn run(recipe: &str) {
     let mut failed = vec![];
     for p in PROGRAMS.iter().filter(|p| only.is_empty() || p.name == only) {
         let result = compare(p.text, recipe, &[]);
+        // What is less exact can be had exact, or is refused.
+        if matches!(result, Ok((_, said)) if said > 0) {
+            match compare(p.text, recipe, &[("exact", "true")]) {
+                Ok((most, 0)) if most <= limit(recipe, p.name, 0) => {}
+                Ok((most, said)) => {
+                    failed.push(format!("{}, exact: {most:.2} steps, {said} are known", p.name))
+                }
+                Err(why) if why.contains("by exact=true: the chip's") => {}
+                Err(why) => failed.push(format!("{}, exact:\n    {why}", p.name)),
+            }
+        }
         let known = p.refused.iter().find(|(r, _)| *r == recipe || *r == "*");
         match (result, known) {
             (Ok((most, said)), None) if most <= limit(recipe, p.name, said) => {}

@@ -75,7 +75,7 @@ fn prelu(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Made>> {
 fn leaky_relu(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Made>> {
     let at = layout(b, n);
     let x = b.arg(n, 0, at)?;
-    let slope = super::weight::number(b, "slope", number(n, 1)? as f32, x)?;
+    let slope = super::scalar::number(b, "slope", number(n, 1)? as f32, x)?;
     let out = out(b, n, at)?;
     Ok(vec![(b.one("Prelu", vec![], vec![x, slope], out), at)])
 }

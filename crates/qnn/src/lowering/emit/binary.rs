@@ -69,7 +69,7 @@ fn fill(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Made>> {
     let at = layout(b, n);
     let (x, mask) = (b.arg(n, 0, at)?, b.arg(n, 1, at)?);
     let out = out(b, n, at)?;
-    let value = super::weight::nearest(b, "fill", number(n, 2)?, out.0.clone())?;
+    let value = super::scalar::nearest(b, "fill", number(n, 2)?, out.0.clone())?;
     Ok(vec![(b.one("ElementWiseSelect", vec![], vec![mask, value, x], out), at)])
 }
 
@@ -80,7 +80,7 @@ fn scalar(b: &mut Builder<'_>, n: &Node, kind: &'static str, reversed: bool) -> 
     }
     let at = layout(b, n);
     let x = b.arg(n, 0, at)?;
-    let y = super::weight::number(b, "number", number(n, 1)? as f32, x)?;
+    let y = super::scalar::number(b, "number", number(n, 1)? as f32, x)?;
     let out = out(b, n, at)?;
     let inputs = if reversed { vec![y, x] } else { vec![x, y] };
     Ok(vec![(b.one(kind, vec![], inputs, out), at)])

@@ -59,8 +59,16 @@ fn kernel(b: &mut Builder<'_>, w: &Weight<'_>, [first, second]: [usize; 2]) -> E
 
 fn conv(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Made>> {
     let x = b.arg(n, 0, Layout::Last)?;
-    let w = Weight::read(b, n, 1)?;
-    let w = if int(n, 6)? == 1 { w.finer(b, x) } else { w };
+    let groups = int(n, 6)?;
+    let mut w = Weight::read(b, n, 1)?;
+    let depthwise = groups > 1 && w.shape()[1] == 1 && b.get(x).dims.last() == Some(&(groups as u32));
+    if groups == 1 {
+        w = w.finer(b, x);
+    }
+    // The few weights of depthwise convolutions are worth their bytes in any case.
+    if depthwise || b.settings.exact {
+        w = w.in_bytes(b, n, 2, x);
+    }
     let dims = w.shape().len() - 2;
     let (stride, dilation) = (both(widened(n, 3, dims, &[])?, 1), both(widened(n, 5, dims, &[])?, 1));
     let size: Vec<i64> = both(w.shape()[2..].iter().map(|&k| k as i64).collect(), 1);
@@ -72,14 +80,11 @@ fn conv(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Made>> {
         Arg::Str(_) => vec![0; 4],
         _ => both(widened(n, 4, dims, &[])?, 0).iter().flat_map(|&p| [p, p]).collect(),
     };
-    let groups = int(n, 6)?;
     if w.has_blocks() && size.iter().any(|&k| k != 1) {
         return Err("HTP's order of blocks in kernels larger than 1x1 is not settled; quantize this layer by channels".into());
     }
     let (stride, around, dilation) = (sizes(&stride)?, sizes(&around)?, sizes(&dilation)?);
-    let channels = w.shape()[1];
     pictures(b, n, |b, x, to| {
-        let depthwise = groups > 1 && channels == 1 && b.get(x).dims[3] == groups as u32;
         let kernel = kernel(b, &w, [1, 0])?;
         let mut inputs = vec![x, kernel];
         inputs.extend(bias(b, n, 2, x, &w)?);
@@ -101,7 +106,11 @@ pub(super) fn pointwise(b: &mut Builder<'_>, inputs: Vec<TensorId>, to: (Kind, V
 }
 
 fn transposed(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Made>> {
-    let w = Weight::read(b, n, 1)?;
+    let mut w = Weight::read(b, n, 1)?;
+    if b.settings.exact {
+        let x = b.arg(n, 0, Layout::Last)?;
+        w = w.in_bytes(b, n, 2, x);
+    }
     let dims = w.shape().len() - 2;
     let [stride, pads, extra, dilation] =
         [(3, 1), (4, 0), (5, 0), (7, 1)].map(|(i, one)| widened(n, i, dims, &[]).map(|l| both(l, one)));

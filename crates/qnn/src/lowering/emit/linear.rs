@@ -18,7 +18,10 @@ fn linear(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Made>> {
         return product(b, n, true);
     }
     let x = b.arg(n, 0, Layout::Plain)?;
-    let w = Weight::read(b, n, 1)?.finer(b, x);
+    let mut w = Weight::read(b, n, 1)?.finer(b, x);
+    if b.settings.exact {
+        w = w.in_bytes(b, n, 2, x);
+    }
     let (kind, dims) = out(b, n, Layout::Plain)?;
     let features = *b.get(x).dims.last().ok_or("its input has no features")?;
     let rows: u32 = b.get(x).dims[..b.get(x).dims.len() - 1].iter().product();

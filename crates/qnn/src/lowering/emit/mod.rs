@@ -13,6 +13,7 @@ mod pool;
 mod quantized;
 mod reduce;
 mod resize;
+mod scalar;
 mod shape;
 mod unary;
 mod weight;

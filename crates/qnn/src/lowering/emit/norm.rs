@@ -1,6 +1,7 @@
 //! Normalizations.
 
-use super::weight::{Weight, bias, number};
+use super::scalar::number;
+use super::weight::{Weight, bias};
 use super::{Builder, Emitted, Made, Node, Table, ints, list, out};
 use crate::graph::{DType, Encoding, Param, TensorId};
 use crate::lowering::builder::Layout;

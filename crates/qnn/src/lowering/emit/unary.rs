@@ -39,7 +39,7 @@ fn negative(b: &mut Builder<'_>, n: &Node) -> Emitted<Vec<Made>> {
     }
     let at = layout(b, n);
     let x = b.arg(n, 0, at)?;
-    let zero = super::weight::number(b, "zero", 0.0, x)?;
+    let zero = super::scalar::number(b, "zero", 0.0, x)?;
     let out = out(b, n, at)?;
     Ok(vec![(b.one("ElementWiseSubtract", vec![], vec![zero, x], out), at)])
 }

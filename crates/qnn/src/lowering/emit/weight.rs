@@ -11,6 +11,7 @@ use lowbit_core::dtype::DType as CoreType;
 use lowbit_core::ir::{Arg, Program, ValueId};
 use lowbit_core::ops::{self, OpDef, views};
 use lowbit_core::quant::runs;
+use std::borrow::Cow;
 
 static DEQUANTIZE: &[&OpDef] =
     &[&ops::DEQUANTIZE_PER_TENSOR, &ops::DEQUANTIZE_PER_CHANNEL, &ops::DEQUANTIZE_AFFINE];
@@ -36,7 +37,7 @@ enum Scales {
 #[derive(Debug)]
 pub struct Weight<'a> {
     name: String,
-    data: &'a Tensor,
+    data: Cow<'a, Tensor>,
     /// `None`: floats.
     scales: Option<(Scales, Vec<f32>)>,
     zero_points: Vec<i32>,
@@ -53,6 +54,7 @@ impl<'a> Weight<'a> {
         let p = b.program;
         let name = p.graph.value(v).name.to_string();
         if let Some(data) = p.frozen(v) {
+            let data = Cow::Borrowed(data);
             return Ok(Weight { name, data, scales: None, zero_points: vec![], range: (0, 0) });
         }
         if !is_weight(p, v) {
@@ -72,38 +74,27 @@ impl<'a> Weight<'a> {
                 .or_else(|| data.dtype().int_bounds())
                 .ok_or("its integers have no range")
         };
-        Ok(match n.op() {
+        let (shares, scales, zero_points, range) = match n.op() {
             op if *op == ops::DEQUANTIZE_PER_TENSOR => {
                 let scale = super::number(n, 1)? as f32;
                 let zero = i32::try_from(super::int(n, 2)?).map_err(|e| e.to_string())?;
-                Weight {
-                    name,
-                    data,
-                    scales: Some((Scales::Tensor, vec![scale])),
-                    zero_points: vec![zero],
-                    range: range(3)?,
-                }
+                (Scales::Tensor, vec![scale], vec![zero], range(3)?)
             }
             op if *op == ops::DEQUANTIZE_PER_CHANNEL => {
                 let scales = numbers(frozen(1).ok_or("its scales are no constant")?);
                 let axis = super::dim(n, 3, data.shape().len())?;
                 let zero_points = whole(2, scales.len());
-                Weight {
-                    name,
-                    data,
-                    scales: Some((Scales::Axis(axis), scales)),
-                    zero_points,
-                    range: range(4)?,
-                }
+                (Scales::Axis(axis), scales, zero_points, range(4)?)
             }
             _ => {
                 let scales = numbers(frozen(2).ok_or("its scales are no constant")?);
                 let block = super::ints(n, 1)?;
                 let shares = blocks(&block, data.shape())?;
                 let zero_points = whole(3, scales.len());
-                Weight { name, data, scales: Some((shares, scales)), zero_points, range: range(5)? }
+                (shares, scales, zero_points, range(5)?)
             }
-        })
+        };
+        Ok(Weight { name, data: Cow::Borrowed(data), scales: Some((shares, scales)), zero_points, range })
     }
 
     /// The sizes of its dimensions.
@@ -120,13 +111,12 @@ impl<'a> Weight<'a> {
     /// activations (measured: some hundred units); these stand for a sixteenth as much where a channel is one block, since its
     /// 4-bit integers are multiplied by 16 before. (Of channels that are no multiple of 16 the library makes something else.)
     pub fn finer(mut self, b: &Builder<'_>, x: TensorId) -> Self {
-        let wide = b.get(x).dtype.is_fixed() && b.get(x).dtype.size() == 2;
         let points =
             self.data.shape()[2..].iter().all(|&k| k == 1) && self.data.shape()[1].is_multiple_of(16);
         let symmetric = self.zero_points.iter().all(|z| *z == 0);
         let four = self.bits() == Some(4) && self.data.dtype() == CoreType::I8;
         if let Some((shares @ Scales::Axis(0), _)) = &mut self.scales
-            && wide
+            && is_wide(b, x)
             && points
             && symmetric
             && four
@@ -135,6 +125,31 @@ impl<'a> Weight<'a> {
             *shares = Scales::Blocks(self.data.shape()[1]);
         }
         self
+    }
+
+    /// The same numbers in whole bytes, of layer `node` with input `x`: integers of 4 or 2 bits times 16 or 64, and scales as
+    /// much smaller. The bits of sums that the chip drops beside 16-bit activations (see [`finer`](Self::finer)) stand for as
+    /// much less then. As it is where that changes nothing, or where argument `i`, the bias, would not fit 32 bits.
+    pub fn in_bytes(self, b: &Builder<'_>, node: &Node, i: usize, x: TensorId) -> Self {
+        let (Some(bits), Some((shares, scales)), CoreType::I8) =
+            (self.bits(), &self.scales, self.data.dtype())
+        else {
+            return self;
+        };
+        if !is_wide(b, x) || self.has_blocks() {
+            return self;
+        }
+        let times = 1i32 << (8 - bits);
+        let ints: Vec<i8> = self.data.bytes().iter().map(|&q| (i32::from(q as i8) * times) as i8).collect();
+        let Ok(data) = Tensor::new(self.shape(), ints) else { return self };
+        let wider = Weight {
+            name: self.name.clone(),
+            data: Cow::Owned(data),
+            scales: Some((shares.clone(), scales.iter().map(|s| s / times as f32).collect())),
+            zero_points: self.zero_points.iter().map(|z| z * times).collect(),
+            range: (self.range.0 * i64::from(times), self.range.1 * i64::from(times)),
+        };
+        if integers(b, node, i, x, &wider).is_ok() { wider } else { self }
     }
 
     /// The true width of its integers, if less than a byte.
@@ -217,7 +232,7 @@ impl<'a> Weight<'a> {
             }
         };
         let data = match &self.scales {
-            None => floats(self.data),
+            None => floats(&self.data),
             Some(_) => self.data.bytes().clone(),
         };
         let data = permute(&data, shape, order, dtype.size());
@@ -269,6 +284,44 @@ fn blocks(block: &[i64], shape: &[usize]) -> Emitted<Scales> {
     }
 }
 
+/// Whether a tensor has integers of 16 bits that stand for numbers.
+fn is_wide(b: &Builder<'_>, x: TensorId) -> bool {
+    b.get(x).dtype.is_fixed() && b.get(x).dtype.size() == 2
+}
+
+/// The bias in argument `i` of a layer with input `x` in steps of the input times those of the weight, and these steps; `None`
+/// where the input has no steps.
+///
+/// # Errors
+/// When it is no constant, or does not fit 32 bits.
+fn integers(
+    b: &Builder<'_>,
+    node: &Node,
+    i: usize,
+    x: TensorId,
+    weight: &Weight<'_>,
+) -> Emitted<Option<(Vec<i32>, Vec<f32>)>> {
+    if *node.arg(i) == Arg::None {
+        return Ok(None);
+    }
+    let Some((step, _)) = b.kind_of(x).scale_offset() else { return Ok(None) };
+    let values = Weight::read(b, node, i)?.values()?;
+    let steps: Vec<f32> = weight.steps()?.iter().map(|w| w * step).collect();
+    let mut ints = Vec::with_capacity(values.len());
+    for (c, v) in values.iter().enumerate() {
+        // A group of a transposed convolution has the steps of the others.
+        let exact = f64::from(*v) / f64::from(steps[c % steps.len()]);
+        if exact.abs() > f64::from(i32::MAX) {
+            return Err(format!(
+                "its bias holds {v}, beyond 32 bits with steps of {:e}; take weights of fewer bits",
+                steps[c % steps.len()]
+            ));
+        }
+        ints.push(exact.round_ties_even() as i32);
+    }
+    Ok(Some((ints, steps)))
+}
+
 /// Adds the bias in argument `i` of a layer: 32-bit integers, whose steps are those of the input times those of the weight.
 ///
 /// # Errors
@@ -284,26 +337,12 @@ pub fn bias(
         return Ok(None);
     }
     let bias = Weight::read(b, node, i)?;
-    let name = bias.name.clone();
-    let values = bias.values()?;
-    let dims = vec![u32::try_from(values.len()).unwrap_or(u32::MAX)];
-    let Some((step, _)) = b.kind_of(x).scale_offset() else {
+    let dims = |count| vec![u32::try_from(count).unwrap_or(u32::MAX)];
+    let Some((ints, steps)) = integers(b, node, i, x, weight)? else {
+        let values = bias.values()?;
         let data = values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-        return Ok(Some(b.constant(&name, Kind::plain(DType::F32), dims, data.into())));
+        return Ok(Some(b.constant(&bias.name, Kind::plain(DType::F32), dims(values.len()), data.into())));
     };
-    let steps: Vec<f32> = weight.steps()?.iter().map(|w| w * step).collect();
-    let mut ints = Vec::with_capacity(values.len());
-    for (c, v) in values.iter().enumerate() {
-        // A group of a transposed convolution has the steps of the others.
-        let exact = f64::from(*v) / f64::from(steps[c % steps.len()]);
-        if exact.abs() > f64::from(i32::MAX) {
-            return Err(format!(
-                "its bias holds {v}, beyond 32 bits with steps of {:e}; take weights of fewer bits",
-                steps[c % steps.len()]
-            ));
-        }
-        ints.push(exact.round_ties_even() as i32);
-    }
     // As the weight has them, also where there is one channel only: the chip forgets a bias that has one scale for all beside a
     // weight with scales by channels.
     let encoding = match weight.scales {
@@ -314,57 +353,5 @@ pub fn bias(
         }
     };
     let data = ints.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-    Ok(Some(b.constant(&name, Kind { dtype: DType::S32, encoding }, dims, data.into())))
-}
-
-/// A number as a constant that goes with `x`: the last of its integers, with zero at the other end, as an observer of this
-/// one number would have it. (With coarse steps, where few integers are of use, the library does not come to an end.)
-///
-/// # Errors
-/// When it is not finite.
-pub fn number(b: &mut Builder<'_>, wish: &str, value: f32, x: TensorId) -> Emitted<TensorId> {
-    if !value.is_finite() {
-        return Err(format!("{value} is no number that HTP has"));
-    }
-    let kind = b.kind_of(x);
-    if kind.dtype == DType::Int32 {
-        if value.fract() != 0.0 || value.abs() > 16_777_216.0 {
-            return Err(format!("{value} meets integers, and is none that is exact"));
-        }
-        return Ok(b.constant(wish, kind, vec![1], (value as i32).to_le_bytes().to_vec().into()));
-    }
-    if !kind.is_fixed() {
-        return Ok(b.constant(wish, kind, vec![1], value.to_le_bytes().to_vec().into()));
-    }
-    let (dtype, last) = match kind.dtype.size() {
-        1 => (DType::U8, 255u16),
-        _ => (DType::U16, 65535),
-    };
-    let scale = if value == 0.0 { 1.0 } else { value.abs() } / f32::from(last);
-    let (integer, offset) = match value {
-        v if v > 0.0 => (last, 0),
-        v if v < 0.0 => (0, -i32::from(last)),
-        _ => (0, 0),
-    };
-    let data = integer.to_le_bytes()[..dtype.size()].to_vec();
-    let encoding = Encoding::Tensor { scale, offset, bits: None };
-    Ok(b.constant(wish, Kind { dtype, encoding }, vec![1], data.into()))
-}
-
-/// A constant of this kind that is as near to a number as its integers are.
-///
-/// # Errors
-/// When the kind has no integers that stand for numbers, or there is no number.
-pub fn nearest(b: &mut Builder<'_>, wish: &str, value: f64, kind: Kind) -> Emitted<TensorId> {
-    if kind.dtype == DType::F32 && value.is_finite() {
-        return Ok(b.constant(wish, kind, vec![1], (value as f32).to_le_bytes().to_vec().into()));
-    }
-    if value.is_nan() {
-        return Err("NaN is no number that HTP has".into());
-    }
-    let within = kind.bounds().map(|(min, max)| value.clamp(f64::from(min), f64::from(max)));
-    let integer = within.and_then(|x| kind.integer(x));
-    let integer = integer.ok_or_else(|| format!("{value} is no {}", kind.dtype.name()))?;
-    let data = integer.to_le_bytes()[..kind.dtype.size()].to_vec();
-    Ok(b.constant(wish, kind, vec![1], data.into()))
+    Ok(Some(b.constant(&bias.name, Kind { dtype: DType::S32, encoding }, dims(ints.len()), data.into())))
 }
