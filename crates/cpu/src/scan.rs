@@ -1,8 +1,8 @@
 //! Observers' passes over all elements, compiled for this CPU and shared out among threads.
 
 use crate::parallel::Threads;
-use crate::simd::Isa;
-use lowbit_core::quant::observer::{Bins, Extremes, Scan, extremes, histogram_of};
+use crate::simd::{Isa, histogram};
+use lowbit_core::quant::observer::{Bins, Extremes, Scan, extremes};
 use std::sync::{Mutex, PoisonError};
 
 /// Elements that are worth another thread.
@@ -55,17 +55,11 @@ impl Scan for CpuScan {
     }
 
     fn histogram(&self, x: &[f32], bins: Bins) -> Vec<u32> {
-        let one = |x: &[f32]| {
-            self.isa.vectorize(
-                #[inline(always)]
-                || histogram_of(x, bins),
-            )
-        };
         let join = |mut a: Vec<u32>, b: Vec<u32>| {
             a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
             a
         };
-        self.parts(x, one, join)
+        self.parts(x, |x| histogram(self.isa, x, bins), join)
     }
 }
 

@@ -17,12 +17,14 @@ macro_rules! written_out {
 
 mod depthwise;
 mod finish;
+mod histogram;
 mod pairs;
 mod tile;
 mod vector;
 
 pub(crate) use depthwise::{DepthwiseRow, depthwise_row};
 pub(crate) use finish::{Floats, Parts, Scaled};
+pub(crate) use histogram::histogram;
 pub(crate) use pairs::{COLUMNS, PairStrip, Places, ROWS, pair_strip};
 pub(crate) use tile::{Lines, OUTSIDE, Strip, Tiles, WIDEST, strip};
 pub(crate) use vector::ROUNDER;

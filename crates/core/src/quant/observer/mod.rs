@@ -7,7 +7,7 @@ mod placeholder;
 mod recording;
 mod scan;
 
-pub use scan::{Batch, Bins, Extremes, Plain, Scan, extremes, histogram as histogram_of};
+pub use scan::{Batch, Bins, Extremes, Plain, Scan, extremes};
 
 use super::spec::{Observer, ObserverError, ObserverKind, ObserverState, QuantSpec};
 use super::{Granularity, Mapping, QuantizeError};
@@ -36,8 +36,12 @@ pub fn create(spec: &QuantSpec) -> Result<Box<dyn Observer>, QuantizeError> {
             Ok(Box::new(min_max::MinMax::new(spec, Some(*constant as f32))))
         }
         ObserverKind::Histogram { bins } => match spec.scheme.granularity {
-            Granularity::Tensor if *bins > 0 => Ok(Box::new(histogram::Histogram::new(spec, *bins as usize))),
-            Granularity::Tensor => Err(QuantizeError("a histogram needs at least one bin".into())),
+            Granularity::Tensor if (1..=Bins::MOST).contains(&(*bins as usize)) => {
+                Ok(Box::new(histogram::Histogram::new(spec, *bins as usize)))
+            }
+            Granularity::Tensor => {
+                Err(QuantizeError(format!("a histogram of {bins} bins; it takes 1 to {}", Bins::MOST)))
+            }
             _ => Err(QuantizeError(
                 "histograms observe whole tensors; use min-max for channels and blocks".into(),
             )),

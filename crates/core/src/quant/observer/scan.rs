@@ -94,61 +94,39 @@ pub fn extremes(x: &[f32]) -> Extremes {
     Extremes { range: range.0.is_finite().then_some(range), not_finite: x.len() - finite().count() }
 }
 
-/// [`Scan::histogram`], to be compiled into a caller for its CPU: `torch.histc`, in its order of operations.
-#[inline(always)]
-pub fn histogram(x: &[f32], bins: Bins) -> Vec<u32> {
-    if bins.count >= 1 << 22 {
-        return counted(x, bins, |place| place as i32 as u32);
-    }
-    counted(
-        x,
-        bins,
+impl Bins {
+    /// The most bins that [`place`](Self::place) can tell apart.
+    pub const MOST: usize = 1 << 22;
+
+    /// The bin of a number as `torch.histc` finds it, in its order of operations: [`count`](Self::count) for the upper edge, and
+    /// one more for what is outside or not finite. There are at most [`MOST`](Self::MOST) bins.
+    #[inline(always)]
+    pub fn place(self, x: f32) -> u32 {
+        let outside = self.count as u32 + 1;
+        let place = (x - self.low) * self.count as f32 / (self.high - self.low);
         // As a cast, which has no vector instruction that minds what is out of range.
-        #[inline(always)]
-        |place| {
-            let near = (place + NO_FRACTIONS) - NO_FRACTIONS;
-            let below = if near > place { near - 1.0 } else { near };
-            (below + NO_FRACTIONS).to_bits().wrapping_sub(NO_FRACTIONS.to_bits())
-        },
-    )
+        let near = (place + NO_FRACTIONS) - NO_FRACTIONS;
+        let below = if near > place { near - 1.0 } else { near };
+        let place = (below + NO_FRACTIONS).to_bits().wrapping_sub(NO_FRACTIONS.to_bits());
+        let place = if place < outside { place } else { outside - 1 };
+        if (x >= self.low) & (x <= self.high) { place } else { outside }
+    }
+
+    /// Counts of places as counts of bins: the upper edge belongs to the last, and what is outside to none.
+    pub fn of_places(self, mut counts: Vec<u32>) -> Vec<u32> {
+        counts.truncate(self.count + 1);
+        let edge = if counts.len() > self.count { counts.pop().unwrap_or(0) } else { 0 };
+        if let Some(last) = counts.last_mut() {
+            *last += edge;
+        }
+        counts
+    }
 }
 
-#[inline(always)]
-fn counted(x: &[f32], bins: Bins, truncated: impl Fn(f32) -> u32) -> Vec<u32> {
-    /// Elements whose bins are found together, before any is counted.
-    const BLOCK: usize = 256;
-    let Bins { low, high, count } = bins;
-    let (n, span) = (count as f32, high - low);
-    // Several tables: equal neighbours (zeros behind a ReLU) would otherwise wait for one another. Behind the last bin
-    // are the upper edge, and what is outside.
-    let size = count + 2;
-    let mut tables = vec![0u32; 4 * size];
-    let (first, second) = tables.split_at_mut(2 * size);
-    let (a, b) = first.split_at_mut(size);
-    let (c, d) = second.split_at_mut(size);
-    let mut places = [0u32; BLOCK];
-    let outside = count as u32 + 1;
-    for block in x.chunks(BLOCK) {
-        for (p, &v) in places.iter_mut().zip(block) {
-            let place = truncated((v - low) * n / span);
-            let place = if place < outside { place } else { outside - 1 };
-            *p = if (v >= low) & (v <= high) { place } else { outside };
-        }
-        let (fours, rest) = places[..block.len()].as_chunks::<4>();
-        for p in fours {
-            a[p[0] as usize] += 1;
-            b[p[1] as usize] += 1;
-            c[p[2] as usize] += 1;
-            d[p[3] as usize] += 1;
-        }
-        rest.iter().for_each(|&p| a[p as usize] += 1);
-    }
-    let mut out: Vec<u32> = (0..=count).map(|i| a[i] + b[i] + c[i] + d[i]).collect();
-    let edge = out.pop().unwrap_or(0);
-    if let Some(last) = out.last_mut() {
-        *last += edge;
-    }
-    out
+fn histogram(x: &[f32], bins: Bins) -> Vec<u32> {
+    let mut counts = vec![0u32; bins.count + 2];
+    x.iter().for_each(|&x| counts[bins.place(x) as usize] += 1);
+    bins.of_places(counts)
 }
 
 /// What an observer looks at: one batch, and what is found out about it once for all who look.
