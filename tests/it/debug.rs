@@ -95,8 +95,8 @@ fn results_are_taken_as_readers_get_them() {
     let mut session = CpuExecutor::default().load(&float, &[watched]).unwrap();
     let (mut signal, mut noise) = (0.0, 0.0);
     for sample in 10..14 {
-        let mut look = |_, t: lowbit_core::TensorView<'_>| {
-            for &x in t.to_tensor().to_f32().iter() {
+        let mut look = |_, t: lowbit_core::executor::Watched<'_>| {
+            for &x in t.view.to_tensor().to_f32().iter() {
                 let q = ((x / scale).round_ties_even() + zero).clamp(-8.0, 7.0);
                 let y = (q - zero) * scale;
                 signal += f64::from(x).powi(2);

@@ -16,4 +16,5 @@ mod op_calls;
 mod pt2e;
 mod random_observers;
 mod shape_rules;
+mod watching;
 mod weights;

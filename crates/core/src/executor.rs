@@ -1,12 +1,21 @@
 //! The contract of executors; `lowbit-cpu` implements it.
 
 use crate::ir::{BindError, Program, ValueId};
-use crate::quant::observer::{Plain, Scan};
+use crate::quant::observer::{Extremes, Plain, Scan};
 use crate::tensor::{Tensor, TensorView};
 use std::sync::Arc;
 
 /// Receives each watched value once a run, in program order.
-pub type Probe<'a> = dyn FnMut(ValueId, TensorView<'_>) + 'a;
+pub type Probe<'a> = dyn FnMut(ValueId, Watched<'_>) + 'a;
+
+/// A watched value.
+#[derive(Debug)]
+pub struct Watched<'a> {
+    /// Its elements.
+    pub view: TensorView<'a>,
+    /// Their extremes, where the executor found them on the way.
+    pub extremes: Option<Extremes>,
+}
 
 /// Runs programs.
 pub trait Executor: std::fmt::Debug + Sync {

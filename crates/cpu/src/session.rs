@@ -1,10 +1,10 @@
 //! Sessions: a loaded program with its plans and the state of its buffers.
 
-use crate::dense::Epilogue;
 use crate::dense::conv::convolve;
 use crate::dense::gemm::multiply;
 use crate::dense::groups::{self, QuantizedRows};
 use crate::dense::integer::{self, Quantized};
+use crate::dense::{Epilogue, Watch};
 use crate::kernel::{Kernel, KernelCall, KernelError, TensorMut, TensorRef};
 use crate::memory::{Aligned, Rest, take_out};
 use crate::parallel::Threads;
@@ -14,10 +14,10 @@ use crate::scan::CpuScan;
 use crate::simd::Isa;
 use bytes::Bytes;
 use lowbit_core::dtype::DType;
-use lowbit_core::executor::{Executor, Probe, RunError, Session};
+use lowbit_core::executor::{Executor, Probe, RunError, Session, Watched};
 use lowbit_core::ir::{Key, MutationTarget, Program, ValueId};
 use lowbit_core::passes::{FoldBatchNorm, Pass};
-use lowbit_core::quant::observer::Scan;
+use lowbit_core::quant::observer::{Extremes, Scan};
 use lowbit_core::symint::Bindings;
 use lowbit_core::{Tensor, TensorView};
 use std::collections::{BTreeMap, BTreeSet};
@@ -174,10 +174,16 @@ impl<'a> Memory<'a> {
         TensorRef { dtype: s.dtype, shape: if logical { &s.shape } else { &s.dims }, bytes: self.bytes(slot) }
     }
 
-    fn show(&self, watched: &[(ValueId, usize)], probe: &mut Probe<'_>) {
+    /// Shows values to the probe; `known`: the extremes of a slot.
+    fn show(&self, watched: &[(ValueId, usize)], known: Option<(usize, Extremes)>, probe: &mut Probe<'_>) {
         for &(v, slot) in watched {
             let s = &self.plan.slots[slot];
-            probe(v, view(s.dtype, &s.dims, s.layout, self.bytes(slot)));
+            // Another view of the same elements has the same extremes.
+            let same = |of: usize| {
+                self.plan.root(slot) == self.plan.root(of) && s.bytes() == self.plan.slots[of].bytes()
+            };
+            let extremes = known.filter(|(of, _)| same(*of)).map(|(_, extremes)| extremes);
+            probe(v, Watched { view: view(s.dtype, &s.dims, s.layout, self.bytes(slot)), extremes });
         }
     }
 
@@ -217,7 +223,8 @@ impl CpuSession {
     }
 }
 
-/// Carries out one step; its outputs have been taken out of `memory`.
+/// Carries out one step; its outputs have been taken out of `memory`. The extremes of the result go to `watch`, if the step finds
+/// them on the way.
 fn carry_out(
     threads: &Threads,
     step: &Step,
@@ -225,9 +232,11 @@ fn carry_out(
     memory: Memory<'_>,
     outs: &mut [&mut [u8]],
     isa: Isa,
+    watch: Option<&Watch>,
 ) -> Result<(), KernelError> {
     let plan = memory.plan;
-    let epilogue = |clamp| Epilogue { residual: step.inputs.get(1).map(|&r| memory.f32(r)), clamp };
+    let residual = || step.inputs.get(1).map(|&r| memory.f32(r));
+    let epilogue = |clamp| Epilogue { residual: residual(), clamp, watch };
     match &step.run {
         Run::Nothing => Ok(()),
         Run::Reorder => {
@@ -372,7 +381,7 @@ impl CpuSession {
         let state = &self.state[..];
         let now = |on: bool| on.then(Instant::now);
         let whole = Rest::all(self.arena.bytes());
-        Memory { plan, inputs, state, arena: &whole }.show(&plan.watched_first, probe);
+        Memory { plan, inputs, state, arena: &whole }.show(&plan.watched_first, None, probe);
         for step in &plan.steps {
             let part = |&s: &usize| match plan.slots[s].place {
                 Place::Arena(at) => Some(at..at + plan.slots[s].bytes()),
@@ -383,11 +392,15 @@ impl CpuSession {
             let (mut outs, rest) = take_out(self.arena.bytes_mut(), &parts);
             let memory = Memory { plan, inputs, state, arena: &rest };
             let begin = now(self.profile.is_some());
-            carry_out(&self.threads, step, &self.program, memory, &mut outs, self.isa)
+            let watch = (!step.watched.is_empty()).then(Watch::default);
+            carry_out(&self.threads, step, &self.program, memory, &mut outs, self.isa, watch.as_ref())
                 .map_err(|e| RunError::node(&self.program, step.node, e.0))?;
             let done = now(begin.is_some());
-            let whole = Rest::all(self.arena.bytes());
-            Memory { plan, inputs, state, arena: &whole }.show(&step.watched, probe);
+            if let Some(watch) = watch {
+                let whole = Rest::all(self.arena.bytes());
+                let known = step.outputs.first().copied().zip(watch.found());
+                Memory { plan, inputs, state, arena: &whole }.show(&step.watched, known, probe);
+            }
             if let (Some(profile), Some(begin), Some(done)) = (&mut self.profile, begin, done) {
                 profile.add(&self.program, step, done - begin, done.elapsed());
             }

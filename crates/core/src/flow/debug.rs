@@ -123,10 +123,10 @@ impl Debugger {
         let Debugger { pairs, by_free, by_forced, .. } = self;
         let mut reference: BTreeMap<ValueId, Tensor> = BTreeMap::new();
         self.float.run(inputs, &mut |v, t| {
-            reference.insert(v, t.to_tensor());
+            reference.insert(v, t.view.to_tensor());
         })?;
         self.free.run(inputs, &mut |v, t| {
-            let actual = t.to_tensor();
+            let actual = t.view.to_tensor();
             for &i in &by_free[&v] {
                 let pair = &mut pairs[i];
                 pair.run.add(&reference[&pair.seen].to_f32(), &actual.to_f32());
@@ -136,7 +136,7 @@ impl Debugger {
         let inputs: Vec<Tensor> = inputs.iter().cloned().chain(fed).collect();
         self.forced.run(&inputs, &mut |v, t| {
             let pair = &mut pairs[by_forced[&v]];
-            pair.own.add(&reference[&pair.seen].to_f32(), &t.to_tensor().to_f32());
+            pair.own.add(&reference[&pair.seen].to_f32(), &t.view.to_tensor().to_f32());
         })?;
         self.samples += 1;
         Ok(())

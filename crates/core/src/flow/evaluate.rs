@@ -208,7 +208,7 @@ impl Evaluator {
     pub fn add(&mut self, inputs: &[Tensor], labels: Option<&[i64]>) -> Result<(), Error> {
         let mut seen: BTreeMap<ValueId, Tensor> = BTreeMap::new();
         let reference = self.reference.run(inputs, &mut |v, t| {
-            seen.insert(v, t.to_tensor());
+            seen.insert(v, t.view.to_tensor());
         })?;
         let float = match &mut self.float {
             Some(float) => float.run(inputs, &mut |_, _| {})?,
@@ -229,7 +229,7 @@ impl Evaluator {
             if let Some(&i) = index.get(&v)
                 && let Some(r) = seen.remove(&shared[i].reference)
             {
-                nodes[i].add(&r.to_f32(), &t.to_tensor().to_f32());
+                nodes[i].add(&r.to_f32(), &t.view.to_tensor().to_f32());
             }
         })?;
         for (i, (sums, (r, a))) in self.outputs.iter_mut().zip(float.iter().zip(&actual)).enumerate() {

@@ -210,10 +210,10 @@ impl Prepared {
             }
         }
         let Prepared { watch, observers, not_finite, .. } = self;
-        let outputs = session.run(inputs, &mut |v, t| {
+        let outputs = session.run(inputs, &mut |v, seen| {
             let Some(groups) = watch.get(&v) else { return };
             let tensor;
-            let x = match &t {
+            let x = match &seen.view {
                 TensorView::F32(x) => x.view(),
                 other => {
                     let copy = other.to_tensor();
@@ -222,7 +222,7 @@ impl Prepared {
                     tensor.view().expect("made of f32")
                 }
             };
-            let batch = Batch::new(x, &*scan);
+            let batch = Batch::new(x, &*scan).with_extremes(seen.extremes);
             let bad = batch.extremes().not_finite;
             if bad > 0 {
                 *not_finite.entry(v).or_default() += bad;

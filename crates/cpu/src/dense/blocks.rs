@@ -5,7 +5,7 @@
 use super::Epilogue;
 use super::panels::Panels;
 use crate::parallel::Threads;
-use crate::simd::{Floats, Isa, Lines, Strip, Tiles, strip};
+use crate::simd::{Floats, Isa, Lines, Seen, Strip, Tiles, strip};
 use std::ops::Range;
 
 /// Bytes of a block of a panel: most of a first-level cache.
@@ -130,7 +130,7 @@ pub(super) fn product(
     // Groups of about the same size: the panels pass by each.
     let tiles = count.div_ceil(tall);
     let group = tiles.div_ceil(tiles.div_ceil(most).max(1)).max(1);
-    let mut tiles = Tiles::default();
+    let (mut tiles, mut seen) = (Tiles::default(), Seen::NOTHING);
     let weights = |p: usize, b: &Block| {
         let from = (b.pieces.start * rows.depth + b.from) * width;
         &panels.panel(p)[from..][..b.pieces.len() * b.len * width]
@@ -165,18 +165,23 @@ pub(super) fn product(
                     panel,
                     next,
                     bias: &bias[p * width..],
-                    finish: Floats {
-                        out: &mut out[at..],
-                        residual: epilogue.residual.map(|r| &r[at..]),
-                        clamp: epilogue.clamp,
-                    },
                     stride,
                     cols: width.min(panels.columns - p * width),
                     first: k == 0,
                     last: k + 1 == blocks.len(),
                 };
-                strip(isa, s);
+                let (out, residual, clamp) =
+                    (&mut out[at..], epilogue.residual.map(|r| &r[at..]), epilogue.clamp);
+                match epilogue.watch {
+                    Some(_) if s.last => {
+                        strip(isa, s, Floats::<true> { out, residual, clamp, seen: &mut seen });
+                    }
+                    _ => strip(isa, s, Floats::<false> { out, residual, clamp, seen: &mut seen }),
+                }
             }
         }
+    }
+    if let Some(watch) = epilogue.watch {
+        watch.add(&seen);
     }
 }

@@ -6,7 +6,7 @@ use super::geometry::Geometry;
 use super::panels::{Panels, padded_bias};
 use crate::memory::Aligned;
 use crate::parallel::Threads;
-use crate::simd::{DepthwiseRow, Floats, Isa, OUTSIDE, depthwise_row};
+use crate::simd::{DepthwiseRow, Floats, Isa, OUTSIDE, Seen, depthwise_row};
 
 /// The longest piece of padding that the tile kernel has zeros for.
 const LONGEST: usize = 4096;
@@ -88,6 +88,10 @@ pub(crate) fn convolve(
                 || (),
                 |(), (at, x, first, out)| {
                     let epilogue = Epilogue { residual: residual(at, out.len()), ..epilogue };
+                    let depthwise = match epilogue.watch {
+                        Some(_) => depthwise::<true>,
+                        None => depthwise::<false>,
+                    };
                     depthwise(
                         isa,
                         g,
@@ -119,7 +123,7 @@ pub(super) fn parts(len: usize, unit: usize, threads: usize) -> usize {
     len.div_ceil(unit * threads * 2).max(1) * unit
 }
 
-fn depthwise(
+fn depthwise<const SEE: bool>(
     isa: Isa,
     g: &Geometry,
     weights: &Aligned,
@@ -133,6 +137,7 @@ fn depthwise(
     let [kd, kh, kw] = g.kernel;
     let line = g.input[2] * g.in_channels;
     let mut rows = vec![None; kd * kh];
+    let mut seen = Seen::NOTHING;
     for (i, out) in out.chunks_exact_mut(g.output[2] * g.out_channels).enumerate() {
         let residual = epilogue.residual.map(|r| &r[i * out.len()..][..out.len()]);
         let i = first / g.output[2] + i;
@@ -156,9 +161,12 @@ fn depthwise(
             weights: weights.f32(),
             bias: bias.f32(),
             padded,
-            finish: Floats { out, residual, clamp: epilogue.clamp },
+            finish: Floats::<SEE> { out, residual, clamp: epilogue.clamp, seen: &mut seen },
         };
         depthwise_row(isa, row);
+    }
+    if let Some(watch) = epilogue.watch {
+        watch.add(&seen);
     }
 }
 
@@ -315,6 +323,8 @@ fn with_side_borders(g: &Geometry, x: &[f32]) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dense::Watch;
+    use lowbit_core::quant::observer::extremes;
 
     fn reference(g: &Geometry, x: &[f32], w: &[f32], bias: &[f32]) -> Vec<f32> {
         let (ic, oc) = (g.in_channels / g.groups, g.out_channels / g.groups);
@@ -398,11 +408,13 @@ mod tests {
                 let mut out = vec![f32::NAN; want.len()];
                 convolve(isa, &Threads::default(), &g, &filter, &x, &mut out, Epilogue::NONE);
                 assert_eq!(out, want, "{isa:?} {g:?}");
-                let epilogue = Epilogue { residual: Some(&residual), clamp: (0.0, 1.0) };
+                let watch = Watch::default();
+                let epilogue = Epilogue { residual: Some(&residual), clamp: (0.0, 1.0), watch: Some(&watch) };
                 convolve(isa, &three, &g, &filter, &x, &mut out, epilogue);
                 let want: Vec<f32> =
                     want.iter().zip(&residual).map(|(a, b)| (a + b).clamp(0.0, 1.0)).collect();
                 assert_eq!(out, want, "{isa:?} {g:?}");
+                assert!(watch.found().is_none_or(|found| found == extremes(&out)), "{isa:?} {g:?}");
             }
         }
     }

@@ -9,6 +9,10 @@ pub(crate) mod integer;
 pub(crate) mod panels;
 pub(crate) mod rescale;
 
+use crate::simd::Seen;
+use lowbit_core::quant::observer::Extremes;
+use std::sync::{Mutex, PoisonError};
+
 /// What happens to each sum before it is stored: `clamp(sum + residual, low, high)`.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct Epilogue<'a> {
@@ -16,10 +20,45 @@ pub(crate) struct Epilogue<'a> {
     pub residual: Option<&'a [f32]>,
     /// Bounds; infinities for none.
     pub clamp: (f32, f32),
+    /// Where the extremes of the result go.
+    pub watch: Option<&'a Watch>,
 }
 
 impl Epilogue<'_> {
     /// The sum as it is.
     pub const NONE: Epilogue<'static> =
-        Epilogue { residual: None, clamp: (f32::NEG_INFINITY, f32::INFINITY) };
+        Epilogue { residual: None, clamp: (f32::NEG_INFINITY, f32::INFINITY), watch: None };
+}
+
+/// The extremes of a result, found while it is computed, in parts and by several threads.
+#[derive(Debug, Default)]
+pub(crate) struct Watch(Mutex<Found>);
+
+#[derive(Debug, Default)]
+enum Found {
+    #[default]
+    Nothing,
+    All(Extremes),
+    /// Something may not be finite: it is looked at more closely.
+    Bad,
+}
+
+impl Watch {
+    /// Adds a part.
+    pub fn add(&self, part: &Seen) {
+        let mut found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *found = match (part.extremes(), &*found) {
+            (Some(new), Found::All(old)) => Found::All(old.and(new)),
+            (Some(new), Found::Nothing) => Found::All(new),
+            _ => Found::Bad,
+        };
+    }
+
+    /// The extremes, if all parts were added, and are finite for certain.
+    pub fn found(self) -> Option<Extremes> {
+        match self.0.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Found::All(extremes) => Some(extremes),
+            Found::Nothing | Found::Bad => None,
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! What becomes of a kernel's sums on their way to memory.
 
 use super::vector::Vector;
+use lowbit_core::quant::observer::Extremes;
 
 /// Finishes sums and stores them.
 pub(crate) trait Finish {
@@ -32,18 +33,74 @@ pub(crate) trait Finish {
     );
 }
 
-/// Floats: `clamp(sum + residual)`.
+/// The extremes of what was stored, lane by lane.
 #[derive(Debug)]
-pub(crate) struct Floats<'a> {
+pub(crate) struct Seen {
+    least: [f32; LANES],
+    greatest: [f32; LANES],
+    /// Zeros, until something may not be finite.
+    zeros: [f32; LANES],
+}
+
+/// Lanes of the longest registers.
+const LANES: usize = 16;
+
+impl Seen {
+    /// Of nothing.
+    pub const NOTHING: Seen =
+        Seen { least: [f32::INFINITY; LANES], greatest: [f32::NEG_INFINITY; LANES], zeros: [0.0; LANES] };
+
+    /// The extremes, if there was something, and all was finite for certain.
+    pub fn extremes(&self) -> Option<Extremes> {
+        let least = self.least.into_iter().fold(f32::INFINITY, f32::min);
+        let greatest = self.greatest.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        let finite = self.zeros.iter().all(|z| *z == 0.0) && least <= greatest;
+        finite.then(|| Extremes::of(least, greatest))
+    }
+
+    #[inline(always)]
+    unsafe fn see<V: Vector, const M: usize, const N: usize>(&mut self, rows: &[[V; N]; M]) {
+        const { assert!(V::LANES <= LANES) };
+        // SAFETY: a register has no more lanes than these lists.
+        unsafe {
+            // Among themselves first: the next rows wait for what is in the lists only.
+            let (mut least, mut greatest, mut sum) = (rows[0][0], rows[0][0], V::splat(0.0));
+            written_out!(m < M, {
+                for n in 0..N {
+                    least = rows[m][n].lesser(least);
+                    greatest = rows[m][n].greater(greatest);
+                    // It is finite if all are, but for an overflow, which is looked at like something that is not.
+                    sum = sum.add(rows[m][n]);
+                }
+            });
+            let [l, g, z] = [&mut self.least, &mut self.greatest, &mut self.zeros].map(|x| x.as_mut_ptr());
+            least.lesser(V::load(l)).store(l);
+            greatest.greater(V::load(g)).store(g);
+            sum.fma(V::splat(0.0), V::load(z)).store(z);
+        }
+    }
+
+    fn see_one(&mut self, x: f32) {
+        self.least[0] = if x < self.least[0] { x } else { self.least[0] };
+        self.greatest[0] = if x > self.greatest[0] { x } else { self.greatest[0] };
+        self.zeros[0] += x * 0.0;
+    }
+}
+
+/// Floats: `clamp(sum + residual)`. `SEE`: the extremes of the results are noted.
+#[derive(Debug)]
+pub(crate) struct Floats<'a, const SEE: bool> {
     /// The result.
     pub out: &'a mut [f32],
     /// Added to the sums; of the result's size.
     pub residual: Option<&'a [f32]>,
     /// Bounds of the result.
     pub clamp: (f32, f32),
+    /// Where extremes are noted.
+    pub seen: &'a mut Seen,
 }
 
-impl Finish for Floats<'_> {
+impl<const SEE: bool> Finish for Floats<'_, SEE> {
     fn len(&self) -> usize {
         self.out.len()
     }
@@ -64,6 +121,9 @@ impl Finish for Floats<'_> {
             let sums = sums.clamp(V::splat(self.clamp.0), V::splat(self.clamp.1));
             let out = self.out.as_mut_ptr().add(at);
             if left >= V::LANES { sums.store(out) } else { sums.store_part(out, left) }
+        }
+        if SEE {
+            self.out[at..][..left.min(V::LANES)].iter().for_each(|&x| self.seen.see_one(x));
         }
     }
 
@@ -89,9 +149,13 @@ impl Finish for Floats<'_> {
             let out = self.out.as_mut_ptr().add(at);
             written_out!(m < M, {
                 for n in 0..N {
-                    sums[m][n].clamp(lo, hi).store(out.add(m * stride + n * V::LANES));
+                    sums[m][n] = sums[m][n].clamp(lo, hi);
+                    sums[m][n].store(out.add(m * stride + n * V::LANES));
                 }
             });
+            if SEE {
+                self.seen.see(&sums);
+            }
         }
     }
 }

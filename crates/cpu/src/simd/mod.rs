@@ -23,7 +23,7 @@ mod tile;
 mod vector;
 
 pub(crate) use depthwise::{DepthwiseRow, depthwise_row};
-pub(crate) use finish::{Floats, Parts, Scaled};
+pub(crate) use finish::{Floats, Parts, Scaled, Seen};
 pub(crate) use histogram::histogram;
 pub(crate) use pairs::{COLUMNS, PairStrip, Places, ROWS, pair_strip};
 pub(crate) use tile::{Lines, OUTSIDE, Strip, Tiles, WIDEST, strip};

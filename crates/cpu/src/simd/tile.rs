@@ -149,8 +149,6 @@ pub(crate) struct Strip<'a> {
     pub next: &'a [f32],
     /// As many elements as the panel has columns.
     pub bias: &'a [f32],
-    /// What becomes of the sums: the result starts at the first row's first column.
-    pub finish: Floats<'a>,
     /// Distance of result rows; of the residual's as well.
     pub stride: usize,
     /// How many of the panel's columns there are, at least one.
@@ -164,43 +162,43 @@ pub(crate) struct Strip<'a> {
 /// Calls the kernel for each tile. There is one instantiation for each number of rows, so that the sums stay in registers, and
 /// whole tiles follow one another without a choice between them.
 macro_rules! by_rows {
-    ($s:ident, $V:ty, $tall:literal, $lower:literal, $($m:literal)*) => {
+    ($s:ident, $finish:ident, $V:ty, $tall:literal, $lower:literal, $($m:literal)*) => {
         match $s.lines {
-            Lines::Apart { distance, .. } => by_rows!(@ $s, $V, $tall, $lower, Apart(distance), $($m)*),
-            Lines::Listed(tiles) => by_rows!(@ $s, $V, $tall, $lower, Listed(tiles), $($m)*),
+            Lines::Apart { distance, .. } => by_rows!(@ $s, $finish, $V, $tall, $lower, Apart(distance), $($m)*),
+            Lines::Listed(tiles) => by_rows!(@ $s, $finish, $V, $tall, $lower, Listed(tiles), $($m)*),
         }
     };
-    (@ $s:ident, $V:ty, $tall:literal, $lower:literal, $find:expr, $($m:literal)*) => {{
+    (@ $s:ident, $finish:ident, $V:ty, $tall:literal, $lower:literal, $find:expr, $($m:literal)*) => {{
         let (find, wide, rows) = ($find, $s.cols > <$V>::LANES, $s.lines.count());
         let (whole, lower) = heights(rows, $tall);
-        let (lower, mut s) = (whole + lower, $s);
+        let (lower, s, mut to) = (whole + lower, $s, $finish);
         let next = &mut shares(s.next, rows.div_ceil($tall));
         match wide {
-            true => tiles::<$V, $tall, 2>(&mut s, find, next, 0..whole),
-            false => tiles::<$V, $tall, 1>(&mut s, find, next, 0..whole),
+            true => tiles::<$V, $tall, 2, SEE>(&s, &mut to, find, next, 0..whole),
+            false => tiles::<$V, $tall, 1, SEE>(&s, &mut to, find, next, 0..whole),
         }
         match wide {
-            true => tiles::<$V, $lower, 2>(&mut s, find, next, whole..lower),
-            false => tiles::<$V, $lower, 1>(&mut s, find, next, whole..lower),
+            true => tiles::<$V, $lower, 2, SEE>(&s, &mut to, find, next, whole..lower),
+            false => tiles::<$V, $lower, 1, SEE>(&s, &mut to, find, next, whole..lower),
         }
         match (rows - lower, wide) {
-            $(($m, true) => tiles::<$V, $m, 2>(&mut s, find, next, lower..rows),
-              ($m, false) => tiles::<$V, $m, 1>(&mut s, find, next, lower..rows),)*
+            $(($m, true) => tiles::<$V, $m, 2, SEE>(&s, &mut to, find, next, lower..rows),
+              ($m, false) => tiles::<$V, $m, 1, SEE>(&s, &mut to, find, next, lower..rows),)*
             _ => {}
         }
     }};
 }
 
-/// Computes a strip.
+/// Computes a strip. `to`: what becomes of the sums; the result starts at the first row's first column.
 ///
 /// # Panics
 /// When slices are too short for what the other fields say: a bug of the caller.
-pub(crate) fn strip(isa: Isa, mut s: Strip<'_>) {
+pub(crate) fn strip<const SEE: bool>(isa: Isa, s: Strip<'_>, mut to: Floats<'_, SEE>) {
     let (width, rows) = (isa.width(), s.lines.count());
     let Some(below) = rows.checked_sub(1) else { return };
     let needed = below * s.stride + s.cols;
     assert!((1..=width).contains(&s.cols) && s.bias.len() >= width);
-    assert!(s.finish.out.len() >= needed && s.finish.residual.is_none_or(|r| r.len() >= needed));
+    assert!(to.out.len() >= needed && to.residual.is_none_or(|r| r.len() >= needed));
     assert!(s.panel.len() >= s.pieces.len() * s.depth * width);
     match s.lines {
         Lines::Apart { distance, .. } => {
@@ -213,43 +211,44 @@ pub(crate) fn strip(isa: Isa, mut s: Strip<'_>) {
         }
     }
     if !s.last {
-        (s.finish.residual, s.finish.clamp) = (None, (f32::NEG_INFINITY, f32::INFINITY));
+        (to.residual, to.clamp) = (None, (f32::NEG_INFINITY, f32::INFINITY));
     }
     // SAFETY: an `Isa` exists only where its features were detected; the checks above are what `tiles` asks for.
     unsafe {
         match isa.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => avx512(s),
+            Kind::Avx512 => avx512(s, to),
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => avx2(s),
-            Kind::Portable => portable(s),
+            Kind::Avx2 => avx2(s, to),
+            Kind::Portable => portable(s, to),
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn avx512(s: Strip<'_>) {
+unsafe fn avx512<const SEE: bool>(s: Strip<'_>, to: Floats<'_, SEE>) {
     // SAFETY: the caller's.
-    unsafe { by_rows!(s, super::vector::Avx512, 14, 13, 1 2 3 4 5 6 7 8 9 10 11 12) }
+    unsafe { by_rows!(s, to, super::vector::Avx512, 14, 13, 1 2 3 4 5 6 7 8 9 10 11 12) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(s: Strip<'_>) {
+unsafe fn avx2<const SEE: bool>(s: Strip<'_>, to: Floats<'_, SEE>) {
     // SAFETY: the caller's.
-    unsafe { by_rows!(s, super::vector::Avx2, 6, 5, 1 2 3 4) }
+    unsafe { by_rows!(s, to, super::vector::Avx2, 6, 5, 1 2 3 4) }
 }
 
-unsafe fn portable(s: Strip<'_>) {
+unsafe fn portable<const SEE: bool>(s: Strip<'_>, to: Floats<'_, SEE>) {
     // SAFETY: the caller's.
-    unsafe { by_rows!(s, Portable, 4, 3, 1 2) }
+    unsafe { by_rows!(s, to, Portable, 4, 3, 1 2) }
 }
 
 /// The kernel: some rows in tiles of `M`, `N` registers of columns.
 #[inline(always)]
-unsafe fn tiles<V: Vector, const M: usize, const N: usize>(
-    s: &mut Strip<'_>,
+unsafe fn tiles<V: Vector, const M: usize, const N: usize, const SEE: bool>(
+    s: &Strip<'_>,
+    to: &mut Floats<'_, SEE>,
     find: impl Find,
     next: &mut Chunks<'_, f32>,
     rows: Range<usize>,
@@ -261,7 +260,7 @@ unsafe fn tiles<V: Vector, const M: usize, const N: usize>(
     unsafe {
         for row in rows.step_by(M) {
             next.next().into_iter().for_each(fetch);
-            let out = s.finish.out.as_mut_ptr().add(row * stride);
+            let out = to.out.as_mut_ptr().add(row * stride);
             let (mut start, mut start_stride) = (s.bias.as_ptr(), 0);
             if !s.first {
                 (start, start_stride) = (out.cast_const(), stride);
@@ -314,13 +313,13 @@ unsafe fn tiles<V: Vector, const M: usize, const N: usize>(
                 }
             }
             if cols == N * V::LANES {
-                s.finish.store_rows(sums, row * stride, stride, 0);
+                to.store_rows(sums, row * stride, stride, 0);
                 continue;
             }
             for (m, sums) in sums.into_iter().enumerate() {
                 for (n, sums) in sums.into_iter().enumerate() {
                     let from = n * V::LANES;
-                    s.finish.store(sums, (row + m) * stride + from, from, cols - from);
+                    to.store(sums, (row + m) * stride + from, from, cols - from);
                 }
             }
         }
@@ -330,6 +329,8 @@ unsafe fn tiles<V: Vector, const M: usize, const N: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::Seen;
+    use lowbit_core::quant::observer::extremes;
 
     fn numbers(n: usize, seed: u32) -> Vec<f32> {
         let mut s = seed.wrapping_mul(2_654_435_761) | 1;
@@ -368,13 +369,16 @@ mod tests {
                     panel: &panel,
                     next: &[],
                     bias: &bias,
-                    finish: Floats { out: &mut out, residual: Some(&residual), clamp: (-1.5, 2.0) },
                     stride,
                     cols,
                     first: true,
                     last: true,
                 };
-                strip(isa, tiled);
+                let (clamp, mut seen) = ((-1.5, 2.0), Seen::NOTHING);
+                let to = Floats::<true> { out: &mut out, residual: Some(&residual), clamp, seen: &mut seen };
+                strip(isa, tiled, to);
+                let stored: Vec<f32> = out.chunks(stride).flat_map(|row| row[..cols].to_vec()).collect();
+                assert_eq!(seen.extremes(), Some(extremes(&stored)));
                 for i in 0..m {
                     for j in 0..stride.min(out.len() - i * stride) {
                         let at = i * stride + j;
@@ -432,13 +436,14 @@ mod tests {
                 panel: &panel,
                 next: &[],
                 bias: &bias,
-                finish: Floats { out: &mut out, residual: None, clamp: (0.0, 6.0) },
                 stride: 1,
                 cols: 1,
                 first: true,
                 last: true,
             };
-            strip(isa, t);
+            let (clamp, mut seen) = ((0.0, 6.0), Seen::NOTHING);
+            strip(isa, t, Floats::<true> { out: &mut out, residual: None, clamp, seen: &mut seen });
+            assert_eq!(seen.extremes(), None);
             assert!(out[0].is_nan(), "{isa:?}");
         }
     }

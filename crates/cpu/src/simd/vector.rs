@@ -31,6 +31,10 @@ pub(crate) unsafe trait Vector: Copy {
     unsafe fn add(self, other: Self) -> Self;
     /// `self · b + c`, rounded once.
     unsafe fn fma(self, b: Self, c: Self) -> Self;
+    /// The lesser of both; `other` where `self` is NaN.
+    unsafe fn lesser(self, other: Self) -> Self;
+    /// The greater of both; `other` where `self` is NaN.
+    unsafe fn greater(self, other: Self) -> Self;
     /// `lo` where `self < lo`, `hi` where `self > hi`; NaN stays NaN, as PyTorch's activations keep it.
     unsafe fn clamp(self, lo: Self, hi: Self) -> Self;
 }
@@ -99,6 +103,16 @@ unsafe impl Vector for Portable {
     #[inline(always)]
     unsafe fn fma(self, b: Self, c: Self) -> Self {
         Portable(std::array::from_fn(|i| self.0[i].mul_add(b.0[i], c.0[i])))
+    }
+
+    #[inline(always)]
+    unsafe fn lesser(self, other: Self) -> Self {
+        Portable(std::array::from_fn(|i| if self.0[i] < other.0[i] { self.0[i] } else { other.0[i] }))
+    }
+
+    #[inline(always)]
+    unsafe fn greater(self, other: Self) -> Self {
+        Portable(std::array::from_fn(|i| if self.0[i] > other.0[i] { self.0[i] } else { other.0[i] }))
     }
 
     #[inline(always)]
@@ -219,6 +233,18 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn lesser(self, other: Self) -> Self {
+            // SAFETY: as above. This instruction gives its second operand when one is NaN.
+            Avx2(unsafe { _mm256_min_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn greater(self, other: Self) -> Self {
+            // SAFETY: as above.
+            Avx2(unsafe { _mm256_max_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
         unsafe fn clamp(self, lo: Self, hi: Self) -> Self {
             // SAFETY: as above. These instructions give their second operand when one is NaN.
             Avx2(unsafe { _mm256_min_ps(hi.0, _mm256_max_ps(lo.0, self.0)) })
@@ -287,6 +313,18 @@ mod x86 {
         unsafe fn fma(self, b: Self, c: Self) -> Self {
             // SAFETY: as above.
             Avx512(unsafe { _mm512_fmadd_ps(self.0, b.0, c.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn lesser(self, other: Self) -> Self {
+            // SAFETY: as above. This instruction gives its second operand when one is NaN.
+            Avx512(unsafe { _mm512_min_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn greater(self, other: Self) -> Self {
+            // SAFETY: as above.
+            Avx512(unsafe { _mm512_max_ps(self.0, other.0) })
         }
 
         #[inline(always)]

@@ -19,6 +19,12 @@ impl Extremes {
     /// Of nothing.
     pub const NONE: Extremes = Extremes { range: None, not_finite: 0 };
 
+    /// Of finite elements.
+    pub fn of(least: f32, greatest: f32) -> Extremes {
+        // Which zero it was depends on the order in which they came.
+        Extremes { range: Some((least + 0.0, greatest + 0.0)), not_finite: 0 }
+    }
+
     /// Of both.
     #[must_use]
     pub fn and(self, other: Extremes) -> Extremes {
@@ -87,11 +93,12 @@ pub fn extremes(x: &[f32]) -> Extremes {
     if zero.iter().all(|z| *z == 0.0) && !x.is_empty() {
         let min = lo.into_iter().fold(f32::INFINITY, f32::min);
         let max = hi.into_iter().fold(f32::NEG_INFINITY, f32::max);
-        return Extremes { range: Some((min, max)), not_finite: 0 };
+        return Extremes::of(min, max);
     }
     let finite = || x.iter().copied().filter(|v| v.is_finite());
     let range = (finite().fold(f32::INFINITY, f32::min), finite().fold(f32::NEG_INFINITY, f32::max));
-    Extremes { range: range.0.is_finite().then_some(range), not_finite: x.len() - finite().count() }
+    let found = if range.0.is_finite() { Extremes::of(range.0, range.1) } else { Extremes::NONE };
+    Extremes { not_finite: x.len() - finite().count(), ..found }
 }
 
 impl Bins {
@@ -147,6 +154,12 @@ impl<'a> Batch<'a> {
     /// A batch in any memory order.
     pub fn new(view: ArrayViewD<'a, f32>, scan: &'a dyn Scan) -> Self {
         Batch { view, scan, copied: OnceCell::new(), extremes: OnceCell::new() }
+    }
+
+    /// The batch with extremes that are known already.
+    #[must_use]
+    pub fn with_extremes(self, known: Option<Extremes>) -> Self {
+        Batch { extremes: known.map_or_else(OnceCell::new, OnceCell::from), ..self }
     }
 
     /// The batch itself.
