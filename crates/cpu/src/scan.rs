@@ -6,7 +6,7 @@ use lowbit_core::quant::observer::{Bins, Extremes, Scan, extremes};
 use std::sync::{Mutex, PoisonError};
 
 /// Elements that are worth another thread.
-const PART: usize = 64 * 1024;
+const PART: usize = 16 * 1024;
 
 /// The passes of a session.
 #[derive(Debug)]
@@ -27,8 +27,9 @@ impl CpuScan {
             return one(x);
         }
         let found: Mutex<Option<T>> = Mutex::new(None);
+        let part = x.len().div_ceil(2 * self.threads.count()).max(PART);
         self.threads.for_each(
-            x.chunks(PART),
+            x.chunks(part),
             || (),
             |(), x| {
                 let new = one(x);

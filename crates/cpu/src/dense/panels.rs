@@ -45,11 +45,10 @@ impl Panels {
             // Columns lie along memory: 16 of each at a time, so that what is written stays in the cache.
             for start in (0..depth).step_by(16) {
                 let end = depth.min(start + 16);
+                let lines = &mut panel[start * width..end * width];
                 for j in 0..n {
-                    let column = &b.data[(first + j) * col..];
-                    for k in start..end {
-                        panel[k * width + j] = column[k * row];
-                    }
+                    let column = b.data[(first + j) * col + start * row..].iter().step_by(row.max(1));
+                    lines.chunks_exact_mut(width).zip(column).for_each(|(line, &v)| line[j] = v);
                 }
             }
         }

@@ -174,7 +174,7 @@ fn along(c: &KernelCall<'_>, out: &mut TensorMut<'_>, log: bool, safe: bool) -> 
         Some(o) if inner == 1 && !log => {
             for (x, o) in v.chunks_exact(n.max(1)).zip(o.chunks_exact_mut(n.max(1))) {
                 o.copy_from_slice(x);
-                softmax_row(c.isa, o, 1.0, safe);
+                softmax_row(c.isa, o, safe);
             }
         }
         Some(o) => rows(&v, o, n, inner, log, safe),
@@ -187,47 +187,48 @@ fn along(c: &KernelCall<'_>, out: &mut TensorMut<'_>, log: bool, safe: bool) -> 
     Ok(())
 }
 
-/// The softmax of `x · scale`, in place; a row of −∞ alone gives zeros where `safe`, NaN otherwise.
-pub(super) fn softmax_row(isa: Isa, x: &mut [f32], scale: f32, safe: bool) {
+/// The softmax, in place; a row of −∞ alone gives zeros where `safe`, NaN otherwise.
+fn softmax_row(isa: Isa, x: &mut [f32], safe: bool) {
+    let share = exponentials(isa, x, 1.0, safe);
+    x.iter_mut().for_each(|v| *v *= share);
+}
+
+/// Puts `e^(x · scale − greatest)` in the place of each `x`, and gives what makes their sum one; a row of −∞ alone gives zeros
+/// where `safe`, NaN otherwise.
+pub(super) fn exponentials(isa: Isa, x: &mut [f32], scale: f32, safe: bool) -> f32 {
+    const LANES: usize = 16;
     isa.vectorize(
         #[inline(always)]
         || {
-            const LANES: usize = 16;
             let mut lanes = [f32::NEG_INFINITY; LANES];
             // NaN is left out here; it comes back with its exponential.
-            let larger = |m: &mut f32, v: f32| *m = if v > *m { v } else { *m };
+            let larger = |m: &mut f32, v: f32| *m = if v * scale > *m { v * scale } else { *m };
             let (whole, rest) = x.as_chunks_mut::<LANES>();
-            for chunk in whole.iter_mut() {
-                for (m, v) in lanes.iter_mut().zip(chunk) {
-                    *v *= scale;
-                    larger(m, *v);
+            for chunk in whole.iter() {
+                for (m, &v) in lanes.iter_mut().zip(chunk) {
+                    larger(m, v);
                 }
             }
-            for v in rest.iter_mut() {
-                *v *= scale;
-                larger(&mut lanes[0], *v);
-            }
+            rest.iter().for_each(|&v| larger(&mut lanes[0], v));
             let max = lanes.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
             if safe && max == f32::NEG_INFINITY {
                 x.fill(0.0);
-                return;
+                return 0.0;
             }
             let mut sums = [0f32; LANES];
-            let (whole, rest) = x.as_chunks_mut::<LANES>();
             for chunk in whole.iter_mut() {
                 for (s, v) in sums.iter_mut().zip(chunk) {
-                    *v = math::exp(*v - max);
+                    *v = math::exp_of_negative(*v * scale - max);
                     *s += *v;
                 }
             }
             for v in rest.iter_mut() {
-                *v = math::exp(*v - max);
+                *v = math::exp_of_negative(*v * scale - max);
                 sums[0] += *v;
             }
-            let inv = 1.0 / sums.into_iter().sum::<f32>();
-            x.iter_mut().for_each(|v| *v *= inv);
+            1.0 / sums.into_iter().sum::<f32>()
         },
-    );
+    )
 }
 
 /// Softmax over runs of `n` elements `inner` apart.

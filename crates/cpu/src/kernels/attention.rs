@@ -1,7 +1,7 @@
 //! Attention, head by head.
 
 use super::Table;
-use super::activation::softmax_row;
+use super::activation::exponentials;
 use super::linear::with_f32;
 use crate::dense::Epilogue;
 use crate::dense::gemm::{Mat, multiply};
@@ -66,7 +66,8 @@ fn attention(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
             boolean: m.dtype == DType::Bool,
         }
     });
-    let softmax = |i: usize, r: usize, row: &mut [f32]| {
+    // Puts exponentials of the scores of row `r` of head `i` in their place; what makes their sum one.
+    let exponentials_of = |i: usize, r: usize, row: &mut [f32]| {
         let mut scale = scale;
         if causal || mask.is_some() {
             row.iter_mut().for_each(|x| *x *= scale);
@@ -79,7 +80,7 @@ fn attention(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
             row.iter_mut().enumerate().for_each(|(j, x)| *x = mask.apply(*x, (i * l + r) * s + j));
         }
         // A row that sees nothing gives zeros.
-        softmax_row(c.isa, row, scale, true);
+        exponentials(c.isa, row, scale, true)
     };
     let none = padded_bias(None, s.max(ev));
     with_f32(&mut outs[0], |out| {
@@ -89,16 +90,20 @@ fn attention(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
         let empty = || Panels::new(c.isa, Mat::dense(&[], 0, 0));
         c.threads.for_each(
             out.chunks_exact_mut(l * ev).enumerate(),
-            || (vec![0f32; l * s], empty(), empty()),
-            |(scores, keys, values), (i, out)| {
+            || (vec![0f32; l * s], vec![0f32; l], empty(), empty()),
+            |(scores, shares, keys, values), (i, out)| {
                 let (ik, iv) = (heads(&k, i) * s * e, heads(&v, i) * s * ev);
                 let query = &vq[i * l * e..(i + 1) * l * e];
                 keys.pack(Mat::dense(&vk[ik..ik + s * e], s, e).t());
                 multiply(c.isa, Threads::ALONE, query, l, e, keys, &none, scores, Epilogue::NONE);
-                let rows = scores.chunks_exact_mut(s.max(1)).enumerate();
-                rows.for_each(|(r, row)| softmax(i, r, row));
+                let rows = scores.chunks_exact_mut(s.max(1)).zip(&mut shares[..]).enumerate();
+                rows.for_each(|(r, (row, share))| *share = exponentials_of(i, r, row));
                 values.pack(Mat::dense(&vv[iv..iv + s * ev], s, ev));
                 multiply(c.isa, Threads::ALONE, scores, l, s, values, &none, out, Epilogue::NONE);
+                // Here rather than in the scores: of these there are more.
+                for (out, share) in out.chunks_exact_mut(ev).zip(&*shares) {
+                    out.iter_mut().for_each(|x| *x *= share);
+                }
             },
         );
         Ok(())
