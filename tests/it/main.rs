@@ -16,5 +16,6 @@ mod op_calls;
 mod pt2e;
 mod random_observers;
 mod shape_rules;
+mod side_by_side;
 mod watching;
 mod weights;

@@ -1,5 +1,6 @@
 //! What can go wrong in a command, and the exit code it means.
 
+use lowbit_core::flow::Stopped;
 use lowbit_pt2::ImportError;
 use std::path::{Path, PathBuf};
 
@@ -66,6 +67,17 @@ pub enum CliError {
 }
 
 impl CliError {
+    /// Why samples ended early; `files`: where each comes from.
+    pub(crate) fn stopped(stopped: Stopped<CliError>, files: &[PathBuf]) -> CliError {
+        match stopped {
+            Stopped::Source(e) => e,
+            Stopped::Sample { number, error } => CliError::Sample {
+                path: files.get(number).cloned().unwrap_or_default(),
+                source: Box::new(error),
+            },
+        }
+    }
+
     /// 2 when the command line itself is wrong, 1 when the work failed.
     pub fn exit_code(&self) -> u8 {
         use lowbit_core::backend::BackendError::{BadOption, NotLinked, UnknownRecipe};

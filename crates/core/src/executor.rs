@@ -34,6 +34,13 @@ pub trait Session: std::fmt::Debug + Send {
         Arc::new(Plain)
     }
 
+    /// Sessions of the same program for several samples at once: as many as this one has threads, each on a thread of its own,
+    /// and with all that this one has made ready in common. None where there is one thread, or where what a run leaves in the
+    /// program's buffers is read by the next.
+    fn apart(&self) -> Vec<Box<dyn Session>> {
+        vec![]
+    }
+
     /// Runs once; gives the user's outputs. Mutated *inputs* are not written back: their new values are lost unless the
     /// program also returns them.
     ///

@@ -317,7 +317,8 @@ impl<'a> TensorView<'a> {
         fn copy<T: Element>(dtype: DType, v: &ArrayViewD<'_, T>) -> Tensor {
             let data: Vec<T> = match v.as_slice() {
                 Some(s) => s.to_vec(),
-                None => v.iter().copied().collect(),
+                // By rows: an iterator over elements finds the place of each anew.
+                None => v.rows().into_iter().flat_map(|row| row.to_vec()).collect(),
             };
             Tensor::from_bytes(dtype, v.shape(), Bytes::from_owner(Owned(data)))
                 .expect("a view's elements fit its shape")

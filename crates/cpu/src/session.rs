@@ -105,7 +105,7 @@ pub struct CpuSession {
     isa: Isa,
     simulate: bool,
     threads: Threads,
-    plans: BTreeMap<Bindings, Plan>,
+    plans: BTreeMap<Bindings, Arc<Plan>>,
     /// What the plans have in common.
     shared: Shared,
     /// What the plans compute in, one at a time.
@@ -216,7 +216,7 @@ impl CpuSession {
             let (program, shared) = (&self.program, &mut self.shared);
             let plan =
                 Plan::new(program, bindings, &self.watch, &self.constant, shared, self.isa, self.simulate)?;
-            self.plans.insert(bindings.clone(), plan);
+            self.plans.insert(bindings.clone(), Arc::new(plan));
         }
         self.arena.grow(self.plans[bindings].arena);
         Ok(())
@@ -365,6 +365,26 @@ fn element_by_element(
 impl Session for CpuSession {
     fn scan(&self) -> Arc<dyn Scan> {
         Arc::new(CpuScan { isa: self.isa, threads: self.threads.clone() })
+    }
+
+    fn apart(&self) -> Vec<Box<dyn Session>> {
+        if self.threads.count() < 2 || self.program.mutations().next().is_some() {
+            return vec![];
+        }
+        let one = || CpuSession {
+            program: self.program.clone(),
+            state: self.state.clone(),
+            watch: self.watch.clone(),
+            constant: self.constant.clone(),
+            isa: self.isa,
+            simulate: self.simulate,
+            threads: Threads::default(),
+            plans: self.plans.clone(),
+            shared: self.shared.clone(),
+            arena: Aligned::default(),
+            profile: None,
+        };
+        (0..self.threads.count()).map(|_| Box::new(one()) as Box<dyn Session>).collect()
     }
 
     fn run(&mut self, inputs: &[Tensor], probe: &mut Probe<'_>) -> Result<Vec<Tensor>, RunError> {

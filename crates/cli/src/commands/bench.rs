@@ -1,7 +1,7 @@
 //! `lowbit bench`: how long a program takes on this CPU, and where the time goes.
 
+use super::Timer;
 use super::import::{exported, import};
-use super::{Timer, quantize::Calls};
 use crate::args::{Bench, Observer};
 use crate::data::Dataset;
 use crate::error::CliError;
@@ -76,10 +76,11 @@ pub fn run(args: &Bench) -> Result<(), CliError> {
     let mut calls: Vec<Vec<Tensor>> = vec![];
     match data.is_empty() {
         true => calls.push(random_inputs(&program)?),
-        false => data.each(&program, &mut |call| {
-            calls.push(call.inputs);
-            Ok(())
-        })?,
+        false => {
+            for call in data.calls(&program) {
+                calls.push(call?.inputs);
+            }
+        }
     }
     let mut work = Work::new(args, &program, &executor)?;
     timer.lap();

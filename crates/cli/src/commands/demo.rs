@@ -1,10 +1,10 @@
 //! `lowbit demo`: the whole chain on a small embedded model and handwritten digits.
 
 use super::lower::{Output, lower_and_write};
-use super::quantize::{Calls, quantize};
+use super::quantize::{AllCalls, Calls, quantize};
 use super::{Timer, emit_report};
 use crate::args::{Demo, Execution};
-use crate::data::{Call, Dataset};
+use crate::data::Dataset;
 use crate::error::CliError;
 use crate::report::Report;
 use lowbit_core::Registry;
@@ -60,15 +60,12 @@ impl Calls for Embedded {
         false
     }
 
-    fn each(
-        &self,
-        program: &Program,
-        f: &mut dyn FnMut(Call) -> Result<(), CliError>,
-    ) -> Result<(), CliError> {
+    fn calls<'a>(&'a self, program: &'a Program) -> Result<AllCalls<'a>, CliError> {
         let fail = |source| CliError::Output { path: std::env::temp_dir(), source };
         let file = tempfile::Builder::new().suffix(".npz").tempfile().map_err(fail)?;
         std::fs::write(file.path(), self.0).map_err(fail)?;
         let data = Dataset::open(&[file.path().to_path_buf()], None)?;
-        data.calls(program).try_for_each(|call| f(call?))
+        let calls = data.calls(program).collect::<Result<Vec<_>, _>>()?;
+        Ok(Box::new(calls.into_iter().map(Ok)))
     }
 }

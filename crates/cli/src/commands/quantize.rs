@@ -4,14 +4,14 @@ use super::import::exported;
 use super::lower::{Output, lower_and_write, options};
 use super::{Timer, emit_report};
 use crate::args::Quantize;
-use crate::data::{Call, DataError, Dataset};
+use crate::data::{Call, Dataset};
 use crate::error::CliError;
 use crate::output::{check_writable, progress, write_with};
 use crate::report::Report;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use lowbit_core::Registry;
 use lowbit_core::backend::{Backend, Options};
-use lowbit_core::flow::{Converted, Evaluator, prepare, prepare_with};
+use lowbit_core::flow::{Converted, Evaluator, Sample, prepare, prepare_with};
 use lowbit_core::ir::{NodeId, Program};
 use lowbit_core::quantizer::Quantizer;
 use lowbit_cpu::CpuExecutor;
@@ -107,13 +107,16 @@ pub(super) fn quantize(
         }
         let mut session = prepared.load(executor)?;
         let bar = progress("calibrating", quiet);
-        calibration.each(float, &mut |call| {
-            let done = prepared.calibrate(&mut *session, &call.inputs);
-            done.map_err(|source| CliError::Sample { path: call.file.clone(), source: Box::new(source) })?;
+        let mut files = vec![];
+        let samples = calibration.calls(float)?.map(|call| {
+            let call = call?;
+            files.push(call.file);
             bar.inc(1);
-            Ok(())
-        })?;
+            Ok(call.inputs)
+        });
+        let done = prepared.calibrate_all(&mut *session, samples);
         bar.finish_and_clear();
+        done.map_err(|stopped| CliError::stopped(stopped, &files))?;
     }
     for (place, count) in prepared.not_finite() {
         report
@@ -142,13 +145,16 @@ pub(super) fn compare(
     report: &mut Report,
 ) -> Result<(), CliError> {
     let bar = progress("evaluating", quiet);
-    data.each(float, &mut |call| {
-        let done = evaluator.add(&call.inputs, call.labels.as_deref());
-        done.map_err(|source| CliError::Sample { path: call.file.clone(), source: Box::new(source) })?;
+    let mut files = vec![];
+    let samples = data.calls(float)?.map(|call| {
+        let Call { inputs, labels, file, .. } = call?;
+        files.push(file);
         bar.inc(1);
-        Ok(())
-    })?;
+        Ok(Sample { inputs, labels })
+    });
+    let done = evaluator.add_all(samples);
     bar.finish_and_clear();
+    done.map_err(|stopped| CliError::stopped(stopped, &files))?;
     report.add_evaluation(&evaluator.finish());
     Ok(())
 }
@@ -171,16 +177,15 @@ fn no_data(report: &Report, float: &Program) -> CliError {
     CliError::Usage(format!("recipe {recipe} finds ranges from data: give some with --calibrate{cure}"))
 }
 
+/// Calls, or why one could not be read.
+pub(super) type AllCalls<'a> = Box<dyn Iterator<Item = Result<Call, CliError>> + 'a>;
+
 /// A source of calls: files, or what the demo embeds.
 pub(super) trait Calls {
     /// Whether there is nothing.
     fn is_empty(&self) -> bool;
-    /// Hands out every call.
-    fn each(
-        &self,
-        program: &Program,
-        f: &mut dyn FnMut(Call) -> Result<(), CliError>,
-    ) -> Result<(), CliError>;
+    /// All of them, in order.
+    fn calls<'a>(&'a self, program: &'a Program) -> Result<AllCalls<'a>, CliError>;
 }
 
 impl Calls for Dataset {
@@ -188,12 +193,8 @@ impl Calls for Dataset {
         Dataset::is_empty(self)
     }
 
-    fn each(
-        &self,
-        program: &Program,
-        f: &mut dyn FnMut(Call) -> Result<(), CliError>,
-    ) -> Result<(), CliError> {
-        self.calls(program).try_for_each(|call: Result<Call, DataError>| f(call?))
+    fn calls<'a>(&'a self, program: &'a Program) -> Result<AllCalls<'a>, CliError> {
+        Ok(Box::new(Dataset::calls(self, program).map(|call| Ok(call?))))
     }
 }
 

@@ -7,7 +7,8 @@
 //! thus counts for both: it is there for both, and goes only when both stay in floating point.
 
 use super::Error;
-use super::evaluate::{Measure, Sums, worse};
+use super::evaluate::worse;
+use super::measure::{Measure, Sums};
 use crate::executor::{Executor, Session};
 use crate::ir::{Def, Graph, Key, NewNode, NodeId, Program, Use, ValueId, verify};
 use crate::ops::{self, OpDef};

@@ -1,6 +1,8 @@
 //! `evaluate`: the quantized program against the float one, per output and per node, and task metrics. Streamed: what is
 //! kept does not grow with the number of samples.
 
+use super::measure::{Measure, Seen, Sums};
+use super::turns::{Stopped, Turns, side_by_side};
 use super::{Converted, Error, device_program, fit};
 use crate::backend::Lowering;
 use crate::executor::{Executor, Session};
@@ -9,60 +11,7 @@ use crate::passes::{FoldBatchNorm, Pipeline};
 use crate::tensor::Tensor;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
-
-/// Sums over all samples that the measures are made of.
-#[derive(Copy, Clone, Debug, Default)]
-pub(super) struct Sums {
-    signal: f64,
-    other: f64,
-    dot: f64,
-    noise: f64,
-    max: f64,
-    count: u64,
-}
-
-impl Sums {
-    pub(super) fn add(&mut self, reference: &[f32], actual: &[f32]) {
-        for (&r, &a) in reference.iter().zip(actual) {
-            // Masks are made of infinities; equal ones are no error.
-            if r == a && !r.is_finite() {
-                continue;
-            }
-            let (r, a) = (f64::from(r), f64::from(a));
-            let d = r - a;
-            self.signal += r * r;
-            self.other += a * a;
-            self.dot += r * a;
-            self.noise += d * d;
-            self.max = self.max.max(d.abs());
-            self.count += 1;
-        }
-    }
-
-    pub(super) fn measure(&self) -> Measure {
-        let db = 20.0 * (self.signal.sqrt() / self.noise.sqrt()).log10();
-        let norm = (self.signal * self.other).sqrt();
-        Measure {
-            sqnr_db: if self.noise == 0.0 { f64::INFINITY } else { db },
-            cosine: if norm == 0.0 { f64::from(u8::from(self.noise == 0.0)) } else { self.dot / norm },
-            max_abs: self.max,
-            mse: self.noise / self.count.max(1) as f64,
-        }
-    }
-}
-
-/// How far two tensors are apart, over all samples.
-#[derive(Copy, Clone, Debug, PartialEq)]
-pub struct Measure {
-    /// `20·log10(‖x‖ / ‖x − y‖)`, torchao's `compute_error`; infinite when equal.
-    pub sqnr_db: f64,
-    /// Cosine of the angle between them.
-    pub cosine: f64,
-    /// Largest absolute difference.
-    pub max_abs: f64,
-    /// Mean squared difference.
-    pub mse: f64,
-}
+use std::sync::{Mutex, PoisonError};
 
 /// What evaluation found.
 #[derive(Clone, Debug)]
@@ -80,19 +29,62 @@ pub struct Evaluation {
 /// Compares programs sample by sample.
 #[derive(Debug)]
 pub struct Evaluator {
+    programs: Programs,
+    comparison: Comparison,
+}
+
+/// The programs, loaded.
+#[derive(Debug)]
+struct Programs {
     /// `None` where the reference computes the same.
     float: Option<Box<dyn Session>>,
     reference: Box<dyn Session>,
     quantized: Box<dyn Session>,
+}
+
+impl Programs {
+    /// For several samples at once: as many as there are threads; none where that cannot be.
+    fn apart(&self) -> Vec<Programs> {
+        let floats = match &self.float {
+            Some(float) => float.apart().into_iter().map(Some).collect(),
+            None => self.reference.apart().iter().map(|_| None).collect::<Vec<_>>(),
+        };
+        let rest = self.reference.apart().into_iter().zip(self.quantized.apart());
+        let together = floats.into_iter().zip(rest);
+        together.map(|(float, (reference, quantized))| Programs { float, reference, quantized }).collect()
+    }
+}
+
+/// What is compared, and what was found so far.
+#[derive(Debug)]
+struct Comparison {
     shared: Vec<Pair>,
+    /// Where in `shared` the values of the quantized program are.
+    index: BTreeMap<ValueId, usize>,
     /// What the quantized program takes, where that may be of other types than the float one's inputs.
     takes: Option<Vec<TensorType>>,
     names: Vec<String>,
+    /// As `shared`.
+    nodes: Vec<Mutex<Sums>>,
+    results: Mutex<Results>,
+}
+
+/// Sums over the outputs of all samples.
+#[derive(Debug)]
+struct Results {
     outputs: Vec<Sums>,
-    nodes: Vec<Sums>,
     hits: BTreeMap<String, u64>,
     labelled: u64,
     samples: usize,
+}
+
+/// One call of the programs.
+#[derive(Debug)]
+pub struct Sample {
+    /// Inputs, as the float program takes them.
+    pub inputs: Vec<Tensor>,
+    /// Class numbers, one a row of output 0.
+    pub labels: Option<Vec<i64>>,
 }
 
 /// A value that both programs have.
@@ -174,7 +166,9 @@ impl Evaluator {
             )));
         }
         let takes = other.graph.inputs().iter().map(|&v| other.graph.ty(v).clone()).collect();
-        Ok(Evaluator { takes: Some(takes), ..Self::load(None, float, other, vec![], executor)? })
+        let mut evaluator = Self::load(None, float, other, vec![], executor)?;
+        evaluator.comparison.takes = Some(takes);
+        Ok(evaluator)
     }
 
     fn load(
@@ -186,18 +180,28 @@ impl Evaluator {
     ) -> Result<Self, Error> {
         let watch: Vec<ValueId> = shared.iter().map(|p| p.reference).collect();
         let watch_device: Vec<ValueId> = shared.iter().map(|p| p.quantized).collect();
-        Ok(Evaluator {
-            float: float.map(|float| executor.load(float, &[])).transpose()?,
-            reference: executor.load(reference, &watch)?,
-            quantized: executor.load(device, &watch_device)?,
-            names: reference.signature.outputs.iter().map(|n| n.to_string()).collect(),
-            outputs: vec![Sums::default(); reference.signature.outputs.len()],
-            nodes: vec![Sums::default(); shared.len()],
-            shared,
-            takes: None,
+        let index = shared.iter().enumerate().map(|(i, p)| (p.quantized, i)).collect();
+        let outputs = &reference.signature.outputs;
+        let results = Results {
+            outputs: vec![Sums::default(); outputs.len()],
             hits: BTreeMap::new(),
             labelled: 0,
             samples: 0,
+        };
+        Ok(Evaluator {
+            programs: Programs {
+                float: float.map(|float| executor.load(float, &[])).transpose()?,
+                reference: executor.load(reference, &watch)?,
+                quantized: executor.load(device, &watch_device)?,
+            },
+            comparison: Comparison {
+                names: outputs.iter().map(|n| n.to_string()).collect(),
+                nodes: shared.iter().map(|_| Mutex::default()).collect(),
+                shared,
+                index,
+                takes: None,
+                results: Mutex::new(results),
+            },
         })
     }
 
@@ -206,17 +210,79 @@ impl Evaluator {
     /// # Errors
     /// When inputs or labels do not fit.
     pub fn add(&mut self, inputs: &[Tensor], labels: Option<&[i64]>) -> Result<(), Error> {
-        let mut seen: BTreeMap<ValueId, Tensor> = BTreeMap::new();
-        let reference = self.reference.run(inputs, &mut |v, t| {
-            seen.insert(v, t.view.to_tensor());
+        self.comparison.add(&mut self.programs, inputs, labels, &|_, f| f())
+    }
+
+    /// Runs all samples, several at once where the sessions have several threads. Sums are made in the order of samples, so that
+    /// they are the same.
+    ///
+    /// # Errors
+    /// [`Stopped`]: a sample could not be had, or failed as in [`add`](Self::add).
+    pub fn add_all<E>(
+        &mut self,
+        mut samples: impl Iterator<Item = Result<Sample, E>>,
+    ) -> Result<(), Stopped<E>> {
+        let Evaluator { programs, comparison } = self;
+        let alone = |programs: &mut Programs, number: usize, sample: Result<Sample, E>| {
+            let Sample { inputs, labels } = sample.map_err(Stopped::Source)?;
+            comparison
+                .add(programs, &inputs, labels.as_deref(), &|_, f| f())
+                .map_err(|error| Stopped::Sample { number, error })
+        };
+        // What all sessions share is made ready by the first run.
+        let Some(first) = samples.next() else { return Ok(()) };
+        alone(programs, 0, first)?;
+        let apart = programs.apart();
+        if apart.len() < 2 {
+            return samples.enumerate().try_for_each(|(i, sample)| alone(programs, 1 + i, sample));
+        }
+        // Behind the nodes come the outputs.
+        let turns = Turns::new(vec![1; comparison.nodes.len() + 1]);
+        let run = |programs: &mut Programs, number: usize, sample: Sample| {
+            comparison.add(programs, &sample.inputs, sample.labels.as_deref(), &|item, f| {
+                turns.take(item, number, f);
+            })
+        };
+        side_by_side(apart, &turns, samples, run).map(drop).map_err(|stopped| stopped.after(1))
+    }
+
+    /// What was found so far.
+    pub fn finish(self) -> Evaluation {
+        let Comparison { shared, names, nodes, results, .. } = self.comparison;
+        let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let metric = |(name, hits): (String, u64)| (name, hits as f64 / results.labelled.max(1) as f64);
+        let nodes = nodes.into_iter().map(|sums| sums.into_inner().unwrap_or_else(PoisonError::into_inner));
+        Evaluation {
+            samples: results.samples,
+            outputs: names.into_iter().zip(results.outputs.iter().map(Sums::measure)).collect(),
+            nodes: shared
+                .iter()
+                .zip(nodes)
+                .filter(|(_, s)| !s.is_empty())
+                .map(|(p, s)| (p.name.clone(), s.measure()))
+                .collect(),
+            metrics: results.hits.into_iter().map(metric).collect(),
+        }
+    }
+}
+
+impl Comparison {
+    /// Runs one sample; `turn` does something with a node, or with what comes behind the nodes, in the order of samples.
+    fn add(
+        &self,
+        programs: &mut Programs,
+        inputs: &[Tensor],
+        labels: Option<&[i64]>,
+        turn: &dyn Fn(usize, &mut dyn FnMut()),
+    ) -> Result<(), Error> {
+        let mut seen: BTreeMap<ValueId, Seen> = BTreeMap::new();
+        let reference = programs.reference.run(inputs, &mut |v, t| {
+            seen.insert(v, Seen::new(&t.view));
         })?;
-        let float = match &mut self.float {
+        let float = match &mut programs.float {
             Some(float) => float.run(inputs, &mut |_, _| {})?,
             None => reference,
         };
-        let index: BTreeMap<ValueId, usize> =
-            self.shared.iter().enumerate().map(|(i, p)| (p.quantized, i)).collect();
-        let (nodes, shared) = (&mut self.nodes, &self.shared);
         let fitted = match &self.takes {
             None => None,
             Some(types) => {
@@ -225,14 +291,25 @@ impl Evaluator {
                 Some(fitted.map_err(Error::Models)?)
             }
         };
-        let actual = self.quantized.run(fitted.as_deref().unwrap_or(inputs), &mut |v, t| {
-            if let Some(&i) = index.get(&v)
-                && let Some(r) = seen.remove(&shared[i].reference)
-            {
-                nodes[i].add(&r.to_f32(), &t.view.to_tensor().to_f32());
-            }
+        let actual = programs.quantized.run(fitted.as_deref().unwrap_or(inputs), &mut |v, t| {
+            let Some(&i) = self.index.get(&v) else { return };
+            let Some(r) = seen.remove(&self.shared[i].reference) else { return };
+            turn(i, &mut || {
+                self.nodes[i].lock().unwrap_or_else(PoisonError::into_inner).compare(&r, &t.view)
+            });
         })?;
-        for (i, (sums, (r, a))) in self.outputs.iter_mut().zip(float.iter().zip(&actual)).enumerate() {
+        let mut done = Ok(());
+        turn(self.nodes.len(), &mut || {
+            let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+            done = results.add(&float, &actual, labels);
+        });
+        done
+    }
+}
+
+impl Results {
+    fn add(&mut self, float: &[Tensor], actual: &[Tensor], labels: Option<&[i64]>) -> Result<(), Error> {
+        for (i, (sums, (r, a))) in self.outputs.iter_mut().zip(float.iter().zip(actual)).enumerate() {
             if r.numel() != a.numel() {
                 let (r, a) = (r.shape(), a.shape());
                 return Err(Error::Models(format!(
@@ -277,23 +354,6 @@ impl Evaluator {
         }
         self.labelled += labels.len() as u64;
         Ok(())
-    }
-
-    /// What was found so far.
-    pub fn finish(self) -> Evaluation {
-        let metric = |(name, hits): (String, u64)| (name, hits as f64 / self.labelled.max(1) as f64);
-        Evaluation {
-            samples: self.samples,
-            outputs: self.names.iter().cloned().zip(self.outputs.iter().map(Sums::measure)).collect(),
-            nodes: self
-                .shared
-                .iter()
-                .zip(&self.nodes)
-                .filter(|(_, s)| s.count > 0)
-                .map(|(p, s)| (p.name.clone(), s.measure()))
-                .collect(),
-            metrics: self.hits.into_iter().map(metric).collect(),
-        }
     }
 }
 

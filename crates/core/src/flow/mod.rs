@@ -1,6 +1,7 @@
 //! The stages: `prepare → calibrate → convert → evaluate → lower`. Each consumes the one before.
 
 mod buffers;
+mod calibrate;
 mod convert;
 mod debug;
 mod derive;
@@ -8,22 +9,25 @@ mod device;
 mod evaluate;
 mod fit;
 pub mod lower;
+mod measure;
 mod prepare;
 mod revise;
 mod run;
 mod sites;
 mod stored;
+mod turns;
 
 pub use convert::{ConvertOptions, Converted, Fold};
 pub use debug::{Culprit, Debugger, Findings};
 pub use device::device_program;
-pub use evaluate::{Evaluation, Evaluator, Measure, worst_first};
+pub use evaluate::{Evaluation, Evaluator, Sample, worst_first};
 pub use fit::fit;
-
 pub use lower::{Delegate, LowerError, Lowered, Packaged, Place, Placement, lower, package};
+pub use measure::Measure;
 pub use prepare::{Prepared, prepare, prepare_with};
 pub use run::{DeviceError, run_lowered};
 pub use sites::{SiteParams, SiteSpec};
+pub use turns::Stopped;
 
 use crate::backend::BackendError;
 use crate::executor::RunError;

@@ -1,16 +1,15 @@
-//! `prepare`: annotations become groups with observers; `calibrate`: observers watch the program run.
+//! `prepare`: annotations become groups with observers.
 
 use super::Error;
-use crate::executor::{Executor, Session};
+use crate::executor::Executor;
 use crate::ir::{Key, NodeId, Program, ValueId};
 use crate::passes::{FoldBatchNorm, FoldConstants, Pass, PassError, Pipeline, fold_constants};
-use crate::quant::observer::Batch;
 use crate::quant::{
     Annotations, DeriveRule, Group, Groups, Observer, ObserverError, ObserverState, QParams, QuantError,
     Site, Spec, observer,
 };
 use crate::quantizer::Quantizer;
-use crate::tensor::{Tensor, TensorView};
+use crate::tensor::Tensor;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -25,7 +24,7 @@ pub struct Prepared {
     /// Readers whose device takes ranges at run time over these dimensions of their input.
     pub(super) dynamic: BTreeMap<NodeId, Vec<usize>>,
     /// Which groups watch a value that changes from run to run.
-    watch: BTreeMap<ValueId, Vec<usize>>,
+    pub(super) watch: BTreeMap<ValueId, Vec<usize>>,
     /// Which groups watch a value that only constants feed: looked at once.
     weights: BTreeMap<ValueId, Vec<usize>>,
     weights_seen: bool,
@@ -183,58 +182,6 @@ impl Prepared {
     /// The values that observers watch while the program runs.
     pub fn watched(&self) -> Vec<ValueId> {
         self.watch.keys().copied().collect()
-    }
-
-    /// Loads the program for calibration: pass the session to every [`calibrate`](Self::calibrate).
-    ///
-    /// # Errors
-    /// When the executor cannot run the program.
-    pub fn load(&self, executor: &dyn Executor) -> Result<Box<dyn Session>, Error> {
-        Ok(executor.load(&self.program, &self.watched())?)
-    }
-
-    /// Runs one call of the program and lets the observers watch.
-    ///
-    /// # Errors
-    /// When inputs do not fit, or hold NaN or infinities: names the sample and the input.
-    pub fn calibrate(&mut self, session: &mut dyn Session, inputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
-        let scan = session.scan();
-        for (i, (t, name)) in inputs.iter().zip(&self.program.signature.inputs).enumerate() {
-            let bad = if t.dtype().is_float() { scan.extremes(&t.to_f32()).not_finite } else { 0 };
-            if bad > 0 {
-                return Err(Error::NotFinite {
-                    sample: self.samples,
-                    input: format!("{name} (in{i})"),
-                    count: bad,
-                });
-            }
-        }
-        let Prepared { watch, observers, not_finite, .. } = self;
-        let outputs = session.run(inputs, &mut |v, seen| {
-            let Some(groups) = watch.get(&v) else { return };
-            let tensor;
-            let x = match &seen.view {
-                TensorView::F32(x) => x.view(),
-                other => {
-                    let copy = other.to_tensor();
-                    tensor = Tensor::new(copy.shape(), copy.to_f32().into_owned())
-                        .expect("as many elements as before");
-                    tensor.view().expect("made of f32")
-                }
-            };
-            let batch = Batch::new(x, &*scan).with_extremes(seen.extremes);
-            let bad = batch.extremes().not_finite;
-            if bad > 0 {
-                *not_finite.entry(v).or_default() += bad;
-            }
-            for &g in groups {
-                if let Some(o) = &mut observers[g] {
-                    o.look(&batch);
-                }
-            }
-        })?;
-        self.samples += 1;
-        Ok(outputs)
     }
 
     /// Values that were not finite during calibration, by name, with the number of such elements. Observers left those

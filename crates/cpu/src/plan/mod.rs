@@ -130,7 +130,7 @@ pub struct Plan {
 }
 
 /// What all plans of a program share: it does not depend on input shapes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Shared {
     filters: BTreeMap<NodeId, Arc<Filter>>,
     products: BTreeMap<NodeId, Arc<Product>>,
