@@ -34,10 +34,11 @@ pub trait Session: std::fmt::Debug + Send {
         Arc::new(Plain)
     }
 
-    /// Sessions of the same program for several samples at once: as many as this one has threads, each on a thread of its own,
-    /// and with all that this one has made ready in common. None where there is one thread, or where what a run leaves in the
-    /// program's buffers is read by the next.
-    fn apart(&self) -> Vec<Box<dyn Session>> {
+    /// Sessions of the same program for several samples at once, `most` or fewer, which share this one's threads and all that it
+    /// has made ready. None where there is one thread, where memory would not do, or where what a run leaves in the program's
+    /// buffers is read by the next.
+    fn apart(&self, most: usize) -> Vec<Box<dyn Session>> {
+        let _ = most;
         vec![]
     }
 

@@ -39,19 +39,13 @@ fn fma(a: f32, b: f32, c: f32) -> f32 {
     a.mul_add(b, c)
 }
 
-/// `e^x` in two factors: about one, and a power of two whose exponent is in the low bits of the second, above [`ROUNDER`].
-/// Reduction by multiples of ln 2 and the polynomial are those of Cephes' `expf` (S. Moshier).
+/// `x` as `n · ln 2` and a rest: `r`, and `n` in the low bits, above [`ROUNDER`]. Reduction, and the polynomial of `e^r`, are those
+/// of Cephes' `expf` (S. Moshier).
 #[inline(always)]
-fn mantissa(x: f32) -> (f32, f32) {
+fn reduced(x: f32) -> (f32, f32) {
     let shifted = fma(x, std::f32::consts::LOG2_E, ROUNDER);
     let n = shifted - ROUNDER;
-    let r = fma(n, 2.121_944_4e-4, fma(n, -0.693_359_4, x));
-    // Terms in pairs: fewer wait for one another.
-    let square = r * r;
-    let p = fma(1.987_569_1e-4, r, 1.398_2e-3);
-    let p = fma(p, square, fma(8.333_452e-3, r, 4.166_579_6e-2));
-    let p = fma(p, square, fma(1.666_666_5e-1, r, 0.5));
-    (fma(p, square, r + 1.0), shifted)
+    (fma(n, 2.121_944_4e-4, fma(n, -0.693_359_4, x)), shifted)
 }
 
 /// `e^x`
@@ -59,7 +53,14 @@ fn mantissa(x: f32) -> (f32, f32) {
 pub fn exp(x: f32) -> f32 {
     let x = if x > 89.0 { 89.0 } else { x };
     let x = if x < -104.0 { -104.0 } else { x };
-    let (p, shifted) = mantissa(x);
+    let (r, shifted) = reduced(x);
+    let mut p = 1.987_569_1e-4;
+    p = fma(p, r, 1.398_2e-3);
+    p = fma(p, r, 8.333_452e-3);
+    p = fma(p, r, 4.166_579_6e-2);
+    p = fma(p, r, 1.666_666_5e-1);
+    p = fma(p, r, 0.5);
+    let p = fma(p, r * r, r + 1.0);
     // 2ⁿ in two factors: n reaches from −150 to 128, an exponent from −126 to 127.
     let n = (shifted.to_bits() as i32).wrapping_sub(ROUNDER.to_bits() as i32);
     let half = n >> 1;
@@ -70,7 +71,13 @@ pub fn exp(x: f32) -> f32 {
 /// `e^x` for what is not much above zero, zero for results below 1.6e-38: less work than [`exp`].
 #[inline(always)]
 pub fn exp_of_negative(x: f32) -> f32 {
-    let (p, shifted) = mantissa(x);
+    let (r, shifted) = reduced(x);
+    // Terms in pairs: fewer wait for one another.
+    let square = r * r;
+    let p = fma(1.987_569_1e-4, r, 1.398_2e-3);
+    let p = fma(p, square, fma(8.333_452e-3, r, 4.166_579_6e-2));
+    let p = fma(p, square, fma(1.666_666_5e-1, r, 0.5));
+    let p = fma(p, square, r + 1.0);
     let exponent = shifted.to_bits().wrapping_sub(ROUNDER.to_bits()).wrapping_add(127);
     let e = p * f32::from_bits(exponent << 23);
     if x < -87.0 { 0.0 } else { e }

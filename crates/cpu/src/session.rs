@@ -114,6 +114,9 @@ pub struct CpuSession {
     profile: Option<Profile>,
 }
 
+/// Bytes that the arenas of sessions side by side may take together.
+const ARENAS: usize = 1 << 30;
+
 /// A tensor over bytes that a view borrows, in the order that the program has its dimensions.
 fn view<'a>(dtype: DType, dims: &[usize], layout: Layout, bytes: &'a [u8]) -> TensorView<'a> {
     macro_rules! view {
@@ -367,24 +370,29 @@ impl Session for CpuSession {
         Arc::new(CpuScan { isa: self.isa, threads: self.threads.clone() })
     }
 
-    fn apart(&self) -> Vec<Box<dyn Session>> {
-        if self.threads.count() < 2 || self.program.mutations().next().is_some() {
+    fn apart(&self, most: usize) -> Vec<Box<dyn Session>> {
+        let room = ARENAS / self.arena.bytes().len().max(1);
+        let count = self.threads.count().min(most).min(room);
+        if count < 2 || self.program.mutations().next().is_some() {
             return vec![];
         }
-        let one = || CpuSession {
+        let one = |threads| CpuSession {
             program: self.program.clone(),
             state: self.state.clone(),
             watch: self.watch.clone(),
             constant: self.constant.clone(),
             isa: self.isa,
             simulate: self.simulate,
-            threads: Threads::default(),
+            threads,
             plans: self.plans.clone(),
             shared: self.shared.clone(),
             arena: Aligned::default(),
             profile: None,
         };
-        (0..self.threads.count()).map(|_| Box::new(one()) as Box<dyn Session>).collect()
+        let threads: Result<Vec<Threads>, String> =
+            (0..count).map(|_| Threads::new(self.threads.count() / count)).collect();
+        let threads = threads.unwrap_or_default().into_iter();
+        threads.map(|threads| Box::new(one(threads)) as Box<dyn Session>).collect()
     }
 
     fn run(&mut self, inputs: &[Tensor], probe: &mut Probe<'_>) -> Result<Vec<Tensor>, RunError> {

@@ -66,7 +66,7 @@ impl Prepared {
         };
         let Some(first) = samples.next() else { return Ok(()) };
         alone(self, session, first)?;
-        let sessions = session.apart();
+        let sessions = session.apart(usize::MAX);
         if sessions.len() < 2 {
             return samples.try_for_each(|inputs| alone(self, session, inputs));
         }

@@ -33,6 +33,9 @@ pub struct Evaluator {
     comparison: Comparison,
 }
 
+/// Bytes of values that samples side by side may keep.
+const MEMORY: usize = 1 << 30;
+
 /// The programs, loaded.
 #[derive(Debug)]
 struct Programs {
@@ -43,15 +46,18 @@ struct Programs {
 }
 
 impl Programs {
-    /// For several samples at once: as many as there are threads; none where that cannot be.
-    fn apart(&self) -> Vec<Programs> {
-        let floats = match &self.float {
-            Some(float) => float.apart().into_iter().map(Some).collect(),
-            None => self.reference.apart().iter().map(|_| None).collect::<Vec<_>>(),
-        };
-        let rest = self.reference.apart().into_iter().zip(self.quantized.apart());
-        let together = floats.into_iter().zip(rest);
-        together.map(|(float, (reference, quantized))| Programs { float, reference, quantized }).collect()
+    /// For several samples at once, `most` or fewer; none where that cannot be.
+    fn apart(&self, most: usize) -> Vec<Programs> {
+        let mut floats = self.float.as_ref().map(|float| float.apart(most).into_iter());
+        let rest = self.reference.apart(most).into_iter().zip(self.quantized.apart(most));
+        let together = rest.map_while(|(reference, quantized)| {
+            let float = match &mut floats {
+                Some(floats) => Some(floats.next()?),
+                None => None,
+            };
+            Some(Programs { float, reference, quantized })
+        });
+        together.collect()
     }
 }
 
@@ -66,6 +72,8 @@ struct Comparison {
     names: Vec<String>,
     /// As `shared`.
     nodes: Vec<Mutex<Sums>>,
+    /// The most bytes of values that a sample had to keep.
+    kept: Mutex<usize>,
     results: Mutex<Results>,
 }
 
@@ -199,6 +207,7 @@ impl Evaluator {
                 nodes: shared.iter().map(|_| Mutex::default()).collect(),
                 shared,
                 index,
+                kept: Mutex::new(0),
                 takes: None,
                 results: Mutex::new(results),
             },
@@ -232,7 +241,9 @@ impl Evaluator {
         // What all sessions share is made ready by the first run.
         let Some(first) = samples.next() else { return Ok(()) };
         alone(programs, 0, first)?;
-        let apart = programs.apart();
+        // Each sample keeps what it has seen of the one program until the other has made it too.
+        let kept = *comparison.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let apart = programs.apart(MEMORY / kept.max(1));
         if apart.len() < 2 {
             return samples.enumerate().try_for_each(|(i, sample)| alone(programs, 1 + i, sample));
         }
@@ -279,6 +290,10 @@ impl Comparison {
         let reference = programs.reference.run(inputs, &mut |v, t| {
             seen.insert(v, Seen::new(&t.view));
         })?;
+        let bytes: usize = seen.values().map(Seen::bytes).sum();
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept = bytes.max(*kept);
+        drop(kept);
         let float = match &mut programs.float {
             Some(float) => float.run(inputs, &mut |_, _| {})?,
             None => reference,

@@ -79,6 +79,11 @@ impl Seen {
         Seen { shape: view.shape().to_vec(), strides, values }
     }
 
+    /// Bytes of its elements.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&self.values[..])
+    }
+
     fn view(&self) -> TensorView<'_> {
         let shape = IxDyn(&self.shape).strides(IxDyn(&self.strides));
         TensorView::F32(ArrayViewD::from_shape(shape, &self.values).expect("as it was seen"))

@@ -3,8 +3,8 @@
 
 use super::Error;
 use std::collections::BTreeSet;
-use std::sync::mpsc::sync_channel;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Why samples ended early.
 #[derive(Debug)]
@@ -122,8 +122,9 @@ pub(super) fn side_by_side<W: Send, I: Send, E>(
     }
     let first: Mutex<Option<(usize, Error)>> = Mutex::new(None);
     let (sender, receiver) = sync_channel::<(usize, I)>(1);
-    let receiver = Mutex::new(receiver);
-    let work = |mut worker: W| {
+    // The workers': should all of them be gone, in panics, nothing can be sent any more.
+    let receiver = Arc::new(Mutex::new(receiver));
+    let work = |mut worker: W, receiver: Arc<Mutex<Receiver<(usize, I)>>>| {
         loop {
             let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
             let Ok((number, sample)) = next else { return };
@@ -144,16 +145,17 @@ pub(super) fn side_by_side<W: Send, I: Send, E>(
     std::thread::scope(|scope| {
         let work = &work;
         for worker in workers {
-            scope.spawn(move || work(worker));
+            let receiver = receiver.clone();
+            scope.spawn(move || work(worker, receiver));
         }
+        drop(receiver);
         for sample in samples {
             match sample {
                 Ok(_) if turns.failed() => break,
-                Ok(sample) => {
-                    // Workers take all there is, so one is there.
-                    let _sent = sender.send((count, sample));
-                    count += 1;
-                }
+                Ok(sample) => match sender.send((count, sample)) {
+                    Ok(()) => count += 1,
+                    Err(_) => break,
+                },
                 Err(e) => {
                     source = Err(e);
                     break;
@@ -221,6 +223,18 @@ mod tests {
         let Err(Stopped::Sample { number, error }) = done else { panic!("{done:?}") };
         assert_eq!((number, error.to_string().contains('4')), (4, true));
         assert_eq!(twice, [0, 0, 1, 1, 2, 2, 3, 3]);
+    }
+
+    #[test]
+    fn a_panic_ends_it() {
+        let run = || {
+            let turns = Turns::new(vec![1]);
+            side_by_side(vec![(); 2], &turns, (0..9).map(Ok::<usize, ()>), |(), number, _| {
+                turns.take(0, number, || assert!(number < 2, "as it should"));
+                Ok(())
+            })
+        };
+        assert!(std::panic::catch_unwind(run).is_err());
     }
 
     #[test]

@@ -61,6 +61,9 @@ pub fn follow(op: &OpDef) -> Option<Follow> {
         "aten.clone.default" | "aten.contiguous.default" | "aten.dropout.default" | "aten.detach.default" => {
             Follow::Elementwise
         }
+        // Scale and zero point are single numbers.
+        "quantized_decomposed.quantize_per_tensor.tensor"
+        | "quantized_decomposed.dequantize_per_tensor.tensor" => Follow::Elementwise,
         "quantized_decomposed.choose_qparams.tensor"
         | "quantized_decomposed.choose_qparams_symmetric.tensor" => Follow::Whole,
         "aten.cat.default" | "aten.softmax.int" | "aten._softmax.default" => Follow::Dim(1),
