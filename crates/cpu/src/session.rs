@@ -3,7 +3,8 @@
 use crate::dense::conv::convolve;
 use crate::dense::gemm::multiply;
 use crate::dense::groups::{self, QuantizedRows};
-use crate::dense::integer::{self, Quantized};
+use crate::dense::integer;
+use crate::dense::strips::Quantized;
 use crate::dense::{Epilogue, Watch};
 use crate::kernel::{Kernel, KernelCall, KernelError, TensorMut, TensorRef};
 use crate::memory::{Aligned, Rest, take_out};

@@ -6,8 +6,11 @@ pub(crate) mod gemm;
 pub(crate) mod geometry;
 pub(crate) mod groups;
 pub(crate) mod integer;
+mod pairs;
 pub(crate) mod panels;
+mod quads;
 pub(crate) mod rescale;
+pub(crate) mod strips;
 
 use crate::simd::Seen;
 use lowbit_core::quant::observer::Extremes;

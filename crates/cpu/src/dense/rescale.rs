@@ -1,7 +1,7 @@
 //! What becomes of integer sums: they are scaled, and rounded to integers again or left as floats.
 
 use crate::memory::Aligned;
-use crate::simd::{COLUMNS, Isa, ROUNDER, Scaled};
+use crate::simd::{Isa, QUAD_COLUMNS as WIDEST, ROUNDER, Scaled};
 
 /// The integers that a result is stored as: `real = (integer − zero) · scale`.
 #[derive(Copy, Clone, Debug, PartialEq)]
@@ -47,8 +47,8 @@ pub(crate) struct Rescale {
 impl Rescale {
     /// Sums of the columns stand for `sum · scale + bias`; the result is bounded by `clamp` and stored on `grid`.
     pub fn new(scales: &[f64], bias: Option<&[f32]>, clamp: (f32, f32), grid: Option<Grid>) -> Rescale {
-        // A panel of a group may start at any column, and reads as many as every panel.
-        let columns = (scales.len() + COLUMNS).next_multiple_of(COLUMNS);
+        // A panel of a group may start at any column, and reads as many as the widest panel has.
+        let columns = (scales.len() + WIDEST).next_multiple_of(WIDEST);
         let (mut factors, mut offsets) = (Aligned::floats(columns), Aligned::floats(columns));
         let step = grid.map_or(1.0, |g| g.scale);
         for (i, scale) in scales.iter().enumerate() {
@@ -148,7 +148,7 @@ impl Addition {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::{PairStrip, Places, pair_strip};
+    use crate::simd::{COLUMNS, PairStrip, Places, pair_strip};
 
     #[test]
     fn ties_go_to_even_and_bounds_hold() {

@@ -175,7 +175,7 @@ impl Builder<'_> {
         let centred = centred(&integers, |i| zeros[i / depth.max(1)]);
         integers.release();
         let matrix = line(1, depth, columns);
-        let filter = IntegerFilter::new(geometry.unwrap_or(&matrix), &centred)
+        let filter = IntegerFilter::new(self.isa, geometry.unwrap_or(&matrix), &centred)
             .ok_or_else(|| fail("its weights lie too far from their zero points"))?;
         let bias = match bias {
             Some(b) => Some(self.evaluate(b)?.to_f32().into_owned()),

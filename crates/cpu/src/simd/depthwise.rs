@@ -45,7 +45,7 @@ pub(crate) fn depthwise_row<F: Finish>(isa: Isa, mut r: DepthwiseRow<'_, F>) {
     unsafe {
         match isa.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => avx512(&mut r),
+            Kind::Vnni | Kind::Avx512 => avx512(&mut r),
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => avx2(&mut r),
             Kind::Portable => run::<Portable, F>(&mut r),

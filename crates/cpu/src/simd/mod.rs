@@ -19,6 +19,7 @@ mod depthwise;
 mod finish;
 mod histogram;
 mod pairs;
+mod quads;
 mod tile;
 mod vector;
 
@@ -26,6 +27,7 @@ pub(crate) use depthwise::{DepthwiseRow, depthwise_row};
 pub(crate) use finish::{Floats, Parts, Scaled, Seen};
 pub(crate) use histogram::histogram;
 pub(crate) use pairs::{COLUMNS, PairStrip, Places, ROWS, pair_strip};
+pub(crate) use quads::{COLUMNS as QUAD_COLUMNS, DEPTH as QUAD_DEPTH, QuadStrip, has_quads, quad_strip};
 pub(crate) use tile::{Lines, OUTSIDE, Strip, Tiles, WIDEST, strip};
 pub(crate) use vector::ROUNDER;
 
@@ -35,6 +37,9 @@ pub struct Isa(Kind);
 
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 enum Kind {
+    /// AVX-512 with instructions that multiply bytes.
+    #[cfg(target_arch = "x86_64")]
+    Vnni,
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
@@ -52,7 +57,12 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         {
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-            if avx2 && is_x86_feature_detected!("avx512f") {
+            let avx512 = avx2 && is_x86_feature_detected!("avx512f");
+            let bytes = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl");
+            if avx512 && bytes && is_x86_feature_detected!("avx512vnni") {
+                all.push(Isa(Kind::Vnni));
+            }
+            if avx512 {
                 all.push(Isa(Kind::Avx512));
             }
             if avx2 {
@@ -75,6 +85,11 @@ impl Isa {
     #[inline]
     pub(crate) fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
         #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
+        fn vnni<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx512f,avx2,fma")]
         fn avx512<R>(f: impl FnOnce() -> R) -> R {
             f()
@@ -86,6 +101,9 @@ impl Isa {
         }
         match self.0 {
             // SAFETY: an `Isa` exists only where its features were detected.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Vnni => unsafe { vnni(f) },
+            // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => unsafe { avx512(f) },
             // SAFETY: as above.
@@ -99,7 +117,7 @@ impl Isa {
     pub(crate) fn width(self) -> usize {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => 32,
+            Kind::Vnni | Kind::Avx512 => 32,
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => 16,
             Kind::Portable => 16,
@@ -110,7 +128,7 @@ impl Isa {
     pub(crate) fn rows(self) -> usize {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => 14,
+            Kind::Vnni | Kind::Avx512 => 14,
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => 6,
             Kind::Portable => 4,

@@ -31,6 +31,16 @@ impl Places {
     pub fn len(&self) -> usize {
         self.list.len()
     }
+
+    /// All of them.
+    pub(super) fn list(&self) -> &[usize] {
+        &self.list
+    }
+
+    /// The greatest.
+    pub(super) fn furthest(&self) -> usize {
+        self.furthest
+    }
 }
 
 /// Some rows by one panel, or by a block of its depth.
@@ -77,7 +87,7 @@ pub(crate) fn pair_strip<F: Finish>(isa: Isa, s: PairStrip<'_, F>) {
         // SAFETY: an `Isa` exists only where its features were detected, and AVX-512 comes with AVX2; rows, panel, sums and
         // result reach as far as was checked.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 | Kind::Avx2 => unsafe { avx2(s) },
+        Kind::Vnni | Kind::Avx512 | Kind::Avx2 => unsafe { avx2(s) },
         // SAFETY: as above.
         Kind::Portable => unsafe { portable(s) },
     }

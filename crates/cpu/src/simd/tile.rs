@@ -217,7 +217,7 @@ pub(crate) fn strip<const SEE: bool>(isa: Isa, s: Strip<'_>, mut to: Floats<'_, 
     unsafe {
         match isa.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => avx512(s, to),
+            Kind::Vnni | Kind::Avx512 => avx512(s, to),
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => avx2(s, to),
             Kind::Portable => portable(s, to),

@@ -255,6 +255,18 @@ mod x86 {
     #[derive(Copy, Clone)]
     pub(in super::super) struct Avx512(__m512);
 
+    impl Avx512 {
+        /// Lanes from integers of 32 bits.
+        ///
+        /// # Safety
+        /// The CPU has AVX-512 F.
+        #[inline(always)]
+        pub unsafe fn of_integers(integers: __m512i) -> Self {
+            // SAFETY: the caller's.
+            Avx512(unsafe { _mm512_cvtepi32_ps(integers) })
+        }
+    }
+
     #[inline(always)]
     fn mask16(n: usize) -> __mmask16 {
         if n >= 16 { !0 } else { (1 << n) - 1 }
