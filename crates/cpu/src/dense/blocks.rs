@@ -1,15 +1,12 @@
-//! Products of rows in pieces with panels, in blocks that stay in the caches: a block of a panel in the first level while
-//! all tiles of some rows pass by it, these rows in the second while all panels do. Meanwhile the next block is fetched.
-//! Partial sums wait in the result, so every element sums in the order of its row.
+//! Products of rows in pieces with panels, in blocks that stay in the caches: a block of a panel in the first level (of tall tiles
+//! the second) while all tiles of some rows pass by it, these rows in the second while all panels do. Meanwhile the next block is
+//! fetched. Partial sums wait in the result, so every element sums in the order of its row.
 
 use super::Epilogue;
 use super::panels::Panels;
 use crate::parallel::Threads;
 use crate::simd::{Floats, Isa, Lines, Seen, Strip, Tiles, strip};
 use std::ops::Range;
-
-/// Bytes of a block of a panel: most of a first-level cache.
-const PANEL: usize = 24 * 1024;
 
 /// Bytes of the rows whose tiles pass by a block: most of a second-level cache.
 const ROWS: usize = 384 * 1024;
@@ -45,9 +42,9 @@ pub(super) struct Block {
     pub len: usize,
 }
 
-/// The blocks of rows of `pieces` pieces of `depth` elements, in panels of `width` columns of four bytes.
-pub(super) fn blocks(pieces: usize, depth: usize, width: usize) -> Vec<Block> {
-    let room = (PANEL / 4 / width).max(1);
+/// The blocks, of so many bytes, of rows of `pieces` pieces of `depth` elements, in panels of `width` columns of four bytes.
+pub(super) fn blocks(bytes: usize, pieces: usize, depth: usize, width: usize) -> Vec<Block> {
+    let room = (bytes / 4 / width).max(1);
     if depth <= room {
         let together = room / depth.max(1);
         let starts = (0..pieces).step_by(together);
@@ -123,7 +120,7 @@ pub(super) fn product(
 ) {
     let count = out.len() / stride.max(1);
     let (tall, width) = (isa.rows(), panels.width);
-    let blocks = blocks(rows.pieces, rows.depth, width);
+    let blocks = blocks(isa.panel_bytes(), rows.pieces, rows.depth, width);
     // Windows of a convolution overlap: their pieces are other windows' pieces.
     let apart = rows.pieces.min(2) * rows.depth;
     let most = (ROWS / 4 / (apart * tall).max(1)).clamp(TILES[0], TILES[1]);

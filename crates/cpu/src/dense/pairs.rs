@@ -10,6 +10,9 @@ use crate::simd::{COLUMNS, Isa, PairStrip, Places, ROWS, pair_strip};
 /// Rows that pass by a block of a panel together, while their partial sums wait.
 const TOGETHER: usize = 16 * ROWS;
 
+/// Bytes of a block of a panel: most of a first-level cache.
+const BLOCK: usize = 24 * 1024;
+
 const PACKING: Packing = Packing { columns: COLUMNS, unit: 2 };
 
 /// The packed weights.
@@ -48,7 +51,7 @@ impl Pairs {
         let rows = strip.windows(g, TOGETHER);
         // What each block of a panel reads, and where it starts.
         let depth = PACKING.depth(g) / 2;
-        let blocks = blocks(pieces(g).1, depth, COLUMNS).into_iter().map(|b| {
+        let blocks = blocks(BLOCK, pieces(g).1, depth, COLUMNS).into_iter().map(|b| {
             let places = Places::new(b.pieces.clone().map(|i| strip.piece(g, i) + 2 * b.from).collect());
             (places, b.len, (b.pieces.start * depth + b.from) * 2 * COLUMNS)
         });

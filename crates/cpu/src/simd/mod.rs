@@ -136,6 +136,14 @@ impl Isa {
     }
 }
 
+impl Isa {
+    /// Bytes of a panel that rows pass by at a time. Low tiles read it so fast that it must lie in a first-level cache; tall ones
+    /// need it from the second only, and then sums are seldom partial.
+    pub(crate) fn panel_bytes(self) -> usize {
+        if self.rows() > tile::FEW { 160 * 1024 } else { 24 * 1024 }
+    }
+}
+
 impl Default for Isa {
     fn default() -> Self {
         Isa::best()
@@ -154,15 +162,42 @@ fn shares(next: &[f32], count: usize) -> std::slice::Chunks<'_, f32> {
     next.chunks(next.len().div_ceil(count.max(1)).next_multiple_of(LINE).max(LINE))
 }
 
-/// Fetches memory into the second-level cache, where that can be asked for.
+/// Fetches a line of memory into the second-level cache, where that can be asked for.
 #[inline(always)]
-fn fetch(next: &[f32]) {
+fn fetch_line(line: *const f32) {
     #[cfg(target_arch = "x86_64")]
-    for line in next.iter().step_by(LINE) {
+    {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: this has no effect but on time, wherever it points; x86-64 has the instruction.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = next;
+    let _ = line;
+}
+
+/// Fetches memory into the second-level cache.
+#[inline(always)]
+fn fetch(next: &[f32]) {
+    next.iter().step_by(LINE).for_each(|line| fetch_line(line));
+}
+
+/// Memory that is fetched line by line, between other work: many at once would wait for one another. The last line is fetched
+/// again and again, which costs nothing.
+struct Ahead {
+    line: *const f32,
+    last: *const f32,
+}
+
+impl Ahead {
+    #[inline(always)]
+    fn new(next: &[f32]) -> Ahead {
+        let line = next.as_ptr();
+        Ahead { line, last: line.wrapping_add(next.len().saturating_sub(1)) }
+    }
+
+    #[inline(always)]
+    fn fetch(&mut self) {
+        fetch_line(self.line);
+        self.line = self.line.wrapping_add(LINE).min(self.last);
+    }
 }

@@ -6,7 +6,7 @@
 
 use super::finish::{Finish, Floats};
 use super::vector::{Portable, Vector};
-use super::{Isa, Kind, ZEROS, fetch, shares};
+use super::{Ahead, Isa, Kind, ZEROS, fetch, shares};
 use std::ops::Range;
 use std::slice::Chunks;
 
@@ -50,9 +50,15 @@ impl Tiles {
             let tile = &mut self.list[row * pieces..][..height * pieces];
             fill(row, height, tile);
             // `OUTSIDE` is the greatest number there is, and becomes 0.
-            let next = |o: &usize| o.wrapping_add(1);
-            self.reach = tile.iter().map(next).fold(self.reach, usize::max);
-            self.outside[row] = tile.iter().map(next).fold(usize::MAX, usize::min) == 0;
+            let (least, greatest) = isa.vectorize(
+                #[inline(always)]
+                || {
+                    let next = tile.iter().map(|o| o.wrapping_add(1));
+                    next.fold((usize::MAX, 0), |(l, g), o| (l.min(o), g.max(o)))
+                },
+            );
+            self.reach = self.reach.max(greatest);
+            self.outside[row] = least == 0;
             row += height;
         }
     }
@@ -244,6 +250,9 @@ unsafe fn portable<const SEE: bool>(s: Strip<'_>, to: Floats<'_, SEE>) {
     unsafe { by_rows!(s, to, Portable, 4, 3, 1 2) }
 }
 
+/// Rows of a tile that are few: there are registers for more than one step along the depth, and little work to hide a fetch behind.
+pub(super) const FEW: usize = 6;
+
 /// The kernel: some rows in tiles of `M`, `N` registers of columns.
 #[inline(always)]
 unsafe fn tiles<V: Vector, const M: usize, const N: usize, const SEE: bool>(
@@ -259,7 +268,11 @@ unsafe fn tiles<V: Vector, const M: usize, const N: usize, const SEE: bool>(
     // the padded panel and bias only, and never written.
     unsafe {
         for row in rows.step_by(M) {
-            next.next().into_iter().for_each(fetch);
+            let share = next.next().unwrap_or(&s.panel[..1]);
+            let mut ahead = Ahead::new(share);
+            if M <= FEW {
+                fetch(share);
+            }
             let out = to.out.as_mut_ptr().add(row * stride);
             let (mut start, mut start_stride) = (s.bias.as_ptr(), 0);
             if !s.first {
@@ -298,16 +311,20 @@ unsafe fn tiles<V: Vector, const M: usize, const N: usize, const SEE: bool>(
                         }
                     };
                 }
-                // Four at a time: counting takes its share otherwise.
+                // Four at a time: counting takes its share otherwise. Of many rows, the compiler would reorder four steps, and lose
+                // sums from the registers.
                 let width = 2 * V::LANES;
                 let mut k = 0;
-                while k + 4 <= depth {
+                while M <= FEW && k + 4 <= depth {
                     for i in 0..4 {
                         step!(k + i, panel.add(i * width));
                     }
                     (k, panel) = (k + 4, panel.add(4 * width));
                 }
                 while k < depth {
+                    if M > FEW {
+                        ahead.fetch();
+                    }
                     step!(k, panel);
                     (k, panel) = (k + 1, panel.add(width));
                 }
