@@ -125,6 +125,10 @@ fn transpose<const S: usize>(rows: usize, columns: usize, from: &[u8], to: &mut 
     let (to, _) = to.as_chunks_mut::<S>();
     let size = (rows * columns).max(1);
     for (from, to) in from.chunks_exact(size).zip(to.chunks_exact_mut(size)) {
+        if rows == 3 {
+            interleave::<S, 3>(from, to);
+            continue;
+        }
         for r0 in (0..rows).step_by(BLOCK) {
             for c0 in (0..columns).step_by(BLOCK) {
                 for c in c0..columns.min(c0 + BLOCK) {
@@ -137,12 +141,28 @@ fn transpose<const S: usize>(rows: usize, columns: usize, from: &[u8], to: &mut 
     }
 }
 
+/// Transposes a matrix of `R` rows: the colours of pictures.
+fn interleave<const S: usize, const R: usize>(from: &[[u8; S]], to: &mut [[u8; S]]) {
+    let columns = from.len() / R;
+    let rows: [&[[u8; S]]; R] = std::array::from_fn(|r| &from[r * columns..][..columns]);
+    for (c, to) in to.as_chunks_mut::<R>().0.iter_mut().enumerate().take(columns) {
+        *to = rows.map(|row| row[c]);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn reordering_and_back() {
+        let picture = [2, 3, 5, 1];
+        let x: Vec<u8> = (0..2 * 3 * 5 * 2).collect();
+        let (mut there, mut back) = (vec![0; x.len()], vec![0; x.len()]);
+        reorder(&picture, 2, &x, &mut there, true);
+        assert_eq!(there[..8], [0, 1, 10, 11, 20, 21, 2, 3]);
+        reorder(&picture, 2, &there, &mut back, false);
+        assert_eq!(back, x);
         let shape = [2, 19, 3, 7];
         let x: Vec<u8> = (0..2 * 19 * 21 * 4).map(|i| (i % 251) as u8).collect();
         let (mut there, mut back) = (vec![0; x.len()], vec![0; x.len()]);
