@@ -1,42 +1,73 @@
 //! How many elements each bin of a histogram holds. It is memory that bounds this: an addition in memory for each element. So the
-//! next bins are found, in vectors, while the last ones are counted.
+//! next bins are found, in vectors, while others are counted.
 
-use super::Isa;
+use super::vector::{Portable, Vector};
+use super::{Isa, Kind};
 use lowbit_core::quant::observer::Bins;
 
 /// Elements whose bins are found at once.
 const BLOCK: usize = 32;
+
+/// Blocks from where bins are found to where they are counted: what has just been stored as vectors is not yet there to be loaded
+/// one by one.
+const AHEAD: usize = 3;
 
 /// Tables of counts: equal neighbours, zeros behind a ReLU, would wait for one another in a single one.
 const TABLES: usize = 4;
 
 /// The elements of each bin; what is outside, or not finite, is in none.
 pub(crate) fn histogram(isa: Isa, x: &[f32], bins: Bins) -> Vec<u32> {
-    isa.vectorize(
-        #[inline(always)]
-        || bins.of_places(places(x, bins)),
-    )
+    // SAFETY: an `Isa` exists only where its features were detected.
+    bins.of_places(unsafe {
+        match isa.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Vnni | Kind::Avx512 => avx512(x, bins),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => avx2(x, bins),
+            Kind::Portable => places::<Portable>(x, bins),
+        }
+    })
 }
 
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn avx512(x: &[f32], bins: Bins) -> Vec<u32> {
+    // SAFETY: the caller's.
+    unsafe { places::<super::vector::Avx512>(x, bins) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2(x: &[f32], bins: Bins) -> Vec<u32> {
+    // SAFETY: the caller's.
+    unsafe { places::<super::vector::Avx2>(x, bins) }
+}
+
+/// # Safety
+/// The CPU has what `V` needs.
 #[inline(always)]
-fn places(x: &[f32], bins: Bins) -> Vec<u32> {
+unsafe fn places<V: Vector>(x: &[f32], bins: Bins) -> Vec<u32> {
+    const { assert!(BLOCK.is_multiple_of(V::LANES)) };
     let size = bins.count + 2;
     let mut tables = vec![0u32; TABLES * size];
-    let outside = size as u32 - 1;
     let (blocks, rest) = x.as_chunks::<BLOCK>();
     // In memory, from where single ones are loaded faster than they are taken from vectors.
-    let mut places = [[outside; BLOCK]; 2];
-    let mut now = 0;
-    for block in blocks {
-        for (place, &x) in places[now].iter_mut().zip(block) {
-            *place = bins.place(x).min(outside);
+    let mut places = [[0; BLOCK]; AHEAD + 1];
+    for (i, block) in blocks.iter().enumerate() {
+        let found = &mut places[i % (AHEAD + 1)];
+        for from in (0..BLOCK).step_by(V::LANES) {
+            // SAFETY: a block is whole registers.
+            unsafe { V::load(block.as_ptr().add(from)).store_places(&bins, found.as_mut_ptr().add(from)) };
         }
-        now = 1 - now;
-        // SAFETY: no place is beyond `outside`, the last of a table.
-        unsafe { count(&mut tables, size, &places[now]) };
+        if i >= AHEAD {
+            // SAFETY: no place is beyond the last, for what is outside.
+            unsafe { count(&mut tables, size, &places[(i - AHEAD) % (AHEAD + 1)]) };
+        }
     }
-    // SAFETY: as above.
-    unsafe { count(&mut tables, size, &places[1 - now]) };
+    for i in blocks.len().saturating_sub(AHEAD)..blocks.len() {
+        // SAFETY: as above.
+        unsafe { count(&mut tables, size, &places[i % (AHEAD + 1)]) };
+    }
     rest.iter().for_each(|&x| tables[bins.place(x) as usize] += 1);
     let (first, others) = tables.split_at_mut(size);
     for other in others.chunks(size) {
@@ -56,5 +87,36 @@ unsafe fn count(tables: &mut [u32], size: usize, places: &[u32; BLOCK]) {
     for (i, &place) in places.iter().enumerate() {
         // SAFETY: the caller's.
         unsafe { *tables.add(i % TABLES * size + place as usize) += 1 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instruction_set_counts_as_bins_say() {
+        let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, 1e-40, f32::MAX, f32::MIN];
+        let x: Vec<f32> = (0..1000)
+            .map(|i| if i % 50 < odd.len() { odd[i % 50] } else { ((i * 7919) % 4001) as f32 / 500.0 - 4.0 })
+            .collect();
+        for (low, high) in [(-4.0, 4.0), (0.0, 1.5), (-1.0, -1.0), (f32::MIN, f32::MAX), (0.0, 1e-39)] {
+            for count in [1, 7, 2048, Bins::MOST] {
+                let bins = Bins { low, high, count };
+                // So many bins take their time.
+                let lengths: &[usize] = if count == Bins::MOST { &[200] } else { &[1000, 40, 31, 96] };
+                for &len in lengths {
+                    let mut want = vec![0; count + 2];
+                    x[..len].iter().for_each(|&x| want[bins.place(x) as usize] += 1);
+                    let want = bins.of_places(want);
+                    for isa in Isa::available() {
+                        assert!(
+                            histogram(isa, &x[..len], bins) == want,
+                            "{isa:?} {low} {high} {count} {len}"
+                        );
+                    }
+                }
+            }
+        }
     }
 }

@@ -3,6 +3,8 @@
 //! Every operation rounds as the scalar one does, and `fma` rounds once everywhere: a kernel that gives each output
 //! element its own lane computes the same bits on every instruction set.
 
+use lowbit_core::quant::observer::Bins;
+
 /// A register of `f32` lanes.
 ///
 /// # Safety
@@ -28,6 +30,8 @@ pub(crate) unsafe trait Vector: Copy {
             b.store_bytes(zero, to.add(Self::LANES));
         }
     }
+    /// The places of the lanes among bins, as [`Bins::place`] finds them.
+    unsafe fn store_places(self, bins: &Bins, to: *mut u32);
     unsafe fn add(self, other: Self) -> Self;
     /// `self · b + c`, rounded once.
     unsafe fn fma(self, b: Self, c: Self) -> Self;
@@ -96,6 +100,12 @@ unsafe impl Vector for Portable {
     }
 
     #[inline(always)]
+    unsafe fn store_places(self, bins: &Bins, to: *mut u32) {
+        // SAFETY: the caller vouches for 8 elements.
+        unsafe { to.cast::<[u32; 8]>().write_unaligned(self.0.map(|x| bins.place(x))) }
+    }
+
+    #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
         Portable(std::array::from_fn(|i| self.0[i] + other.0[i]))
     }
@@ -129,7 +139,7 @@ pub(super) use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::Vector;
+    use super::{Bins, Vector};
     use std::arch::x86_64::*;
 
     /// 8 lanes; needs AVX2 and FMA.
@@ -217,6 +227,24 @@ mod x86 {
                 let words = _mm256_permute4x64_epi64(words, 0b11_01_10_00);
                 let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
                 _mm_storeu_si128(to.cast(), _mm_packus_epi16(low, high));
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn store_places(self, bins: &Bins, to: *mut u32) {
+            // SAFETY: as above.
+            unsafe {
+                let splat = |x: f32| _mm256_set1_ps(x);
+                let (low, high, count) =
+                    (splat(bins.low), splat(bins.high), _mm256_set1_epi32(bins.count as i32));
+                let scaled = _mm256_mul_ps(_mm256_sub_ps(self.0, low), splat(bins.count as f32));
+                // What fits no integer becomes 2³¹, without a sign.
+                let place = _mm256_cvttps_epi32(_mm256_div_ps(scaled, splat(bins.high - bins.low)));
+                let place = _mm256_castsi256_ps(_mm256_min_epu32(place, count));
+                let above = _mm256_cmp_ps::<_CMP_LE_OQ>(low, self.0);
+                let inside = _mm256_and_ps(above, _mm256_cmp_ps::<_CMP_LE_OQ>(self.0, high));
+                let outside = _mm256_castsi256_ps(_mm256_set1_epi32(bins.count as i32 + 1));
+                _mm256_storeu_ps(to.cast(), _mm256_blendv_ps(outside, place, inside));
             }
         }
 
@@ -312,6 +340,23 @@ mod x86 {
             unsafe {
                 let whole = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(zero));
                 _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(whole));
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn store_places(self, bins: &Bins, to: *mut u32) {
+            // SAFETY: as above.
+            unsafe {
+                let splat = |x: f32| _mm512_set1_ps(x);
+                let (low, high, count) =
+                    (splat(bins.low), splat(bins.high), _mm512_set1_epi32(bins.count as i32));
+                let scaled = _mm512_mul_ps(_mm512_sub_ps(self.0, low), splat(bins.count as f32));
+                let place = _mm512_cvttps_epi32(_mm512_div_ps(scaled, splat(bins.high - bins.low)));
+                let above = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(low, self.0);
+                let inside = _mm512_mask_cmp_ps_mask::<_CMP_LE_OQ>(above, self.0, high);
+                let outside = _mm512_set1_epi32(bins.count as i32 + 1);
+                let place = _mm512_mask_min_epu32(outside, inside, place, count);
+                _mm512_storeu_si512(to.cast(), place);
             }
         }
 
