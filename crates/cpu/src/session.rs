@@ -9,6 +9,7 @@ use crate::dense::{Epilogue, Watch};
 use crate::kernel::{Kernel, KernelCall, KernelError, TensorMut, TensorRef};
 use crate::memory::{Aligned, Rest, take_out};
 use crate::parallel::Threads;
+use crate::plan::fuse::clamp;
 use crate::plan::{IntegerStep, Layer, Layout, Place, Plan, Run, Shared, Step, constant_values, reorder};
 use crate::profile::{OperatorTime, Profile};
 use crate::scan::CpuScan;
@@ -182,11 +183,7 @@ impl<'a> Memory<'a> {
     fn show(&self, watched: &[(ValueId, usize)], known: Option<(usize, Extremes)>, probe: &mut Probe<'_>) {
         for &(v, slot) in watched {
             let s = &self.plan.slots[slot];
-            // Another view of the same elements has the same extremes.
-            let same = |of: usize| {
-                self.plan.root(slot) == self.plan.root(of) && s.bytes() == self.plan.slots[of].bytes()
-            };
-            let extremes = known.filter(|(of, _)| same(*of)).map(|(_, extremes)| extremes);
+            let extremes = known.filter(|(of, _)| self.plan.same(slot, *of)).map(|(_, extremes)| extremes);
             probe(v, Watched { view: view(s.dtype, &s.dims, s.layout, self.bytes(slot)), extremes });
         }
     }
@@ -328,6 +325,17 @@ fn carry_out(
     }
 }
 
+/// The extremes of what a step has bounded, if `known` are those of its input: bounds keep the order of elements.
+fn bounded(program: &Program, plan: &Plan, step: &Step, known: (usize, Extremes)) -> Option<Extremes> {
+    let node = program.graph.node(step.node);
+    let (low, high) = clamp(node.op(), node.args()).filter(|_| matches!(step.run, Run::Kernel(_)))?;
+    let (of, extremes) = known;
+    let (&[input], (least, greatest)) = (&step.inputs[..], extremes.range?) else { return None };
+    let [least, greatest] = [least, greatest].map(|x| x.max(low).min(high));
+    let all = plan.same(input, of) && extremes.not_finite == 0 && (least - greatest).is_finite();
+    all.then(|| Extremes::of(least, greatest))
+}
+
 /// Elements that are worth another thread.
 const PART: usize = 32 * 1024;
 
@@ -411,6 +419,8 @@ impl CpuSession {
         let now = |on: bool| on.then(Instant::now);
         let whole = Rest::all(self.arena.bytes());
         Memory { plan, inputs, state, arena: &whole }.show(&plan.watched_first, None, probe);
+        // The last extremes that were found on the way, and of which slot.
+        let mut known = None;
         for step in &plan.steps {
             let part = |&s: &usize| match plan.slots[s].place {
                 Place::Arena(at) => Some(at..at + plan.slots[s].bytes()),
@@ -427,7 +437,8 @@ impl CpuSession {
             let done = now(begin.is_some());
             if let Some(watch) = watch {
                 let whole = Rest::all(self.arena.bytes());
-                let known = step.outputs.first().copied().zip(watch.found());
+                let found = watch.found().or_else(|| bounded(&self.program, plan, step, known?));
+                known = step.outputs.first().copied().zip(found);
                 Memory { plan, inputs, state, arena: &whole }.show(&step.watched, known, probe);
             }
             if let (Some(profile), Some(begin), Some(done)) = (&mut self.profile, begin, done) {

@@ -28,7 +28,7 @@ pub struct Fusion {
 }
 
 /// The bounds that this node clamps its only operand to.
-pub(super) fn clamp(op: &OpDef, args: &[Arg]) -> Option<(f32, f32)> {
+pub(crate) fn clamp(op: &OpDef, args: &[Arg]) -> Option<(f32, f32)> {
     let number = |i: usize, none: f32| match args.get(i) {
         Some(Arg::Float(x)) => Some(*x as f32),
         Some(Arg::Int(n)) => n.known().map(|n| n as f32),

@@ -6,7 +6,7 @@
 
 mod build;
 mod constants;
-mod fuse;
+pub(crate) mod fuse;
 mod integer_steps;
 mod integers;
 mod layout;
@@ -167,6 +167,11 @@ impl Plan {
             s = of;
         }
         s
+    }
+
+    /// Whether two slots hold the same elements, however they are looked at.
+    pub fn same(&self, a: usize, b: usize) -> bool {
+        self.root(a) == self.root(b) && self.slots[a].bytes() == self.slots[b].bytes()
     }
 }
 

@@ -53,8 +53,13 @@ impl Tiles {
             let (least, greatest) = isa.vectorize(
                 #[inline(always)]
                 || {
-                    let next = tile.iter().map(|o| o.wrapping_add(1));
-                    next.fold((usize::MAX, 0), |(l, g), o| (l.min(o), g.max(o)))
+                    // A loop: `fold` might be left outside.
+                    let (mut least, mut greatest) = (usize::MAX, 0);
+                    for &mut o in tile {
+                        let next = o.wrapping_add(1);
+                        (least, greatest) = (least.min(next), greatest.max(next));
+                    }
+                    (least, greatest)
                 },
             );
             self.reach = self.reach.max(greatest);
