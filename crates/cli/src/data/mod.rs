@@ -12,7 +12,7 @@ pub mod npy;
 
 use lowbit_core::ir::{Program, TensorType};
 use lowbit_core::{DType, Tensor};
-use npy::NpyError;
+use npy::{Array, NpyError};
 use std::path::{Path, PathBuf};
 
 /// Data that does not fit the program.
@@ -51,7 +51,7 @@ pub struct Call {
     pub labels: Option<Vec<i64>>,
 }
 
-/// Files of calls, read one at a time.
+/// Files of calls, each call read when its turn comes.
 #[derive(Clone, Debug)]
 pub struct Dataset {
     files: Vec<PathBuf>,
@@ -97,64 +97,76 @@ impl Dataset {
 
     /// The calls, file by file; stops at the first error.
     pub fn calls<'a>(&'a self, program: &'a Program) -> impl Iterator<Item = Result<Call, DataError>> + 'a {
-        self.files.iter().flat_map(move |path| match self.file_calls(path, program) {
-            Ok(calls) => calls.into_iter().map(Ok).collect::<Vec<_>>(),
-            Err(e) => vec![Err(e)],
+        self.files.iter().flat_map(move |path| {
+            let (calls, error) = match self.file_calls(path, program) {
+                Ok(calls) => (Some(calls), None),
+                Err(e) => (None, Some(Err(e))),
+            };
+            calls.into_iter().flatten().chain(error)
         })
     }
 
-    fn file_calls(&self, path: &Path, program: &Program) -> Result<Vec<Call>, DataError> {
+    fn file_calls(
+        &self,
+        path: &Path,
+        program: &Program,
+    ) -> Result<impl Iterator<Item = Result<Call, DataError>> + use<>, DataError> {
         let fail = |reason: String| DataError::Fit { path: path.into(), reason };
         let names = &program.signature.inputs;
         let place = |name: &str| {
             let number = name.strip_prefix("in").and_then(|n| n.parse::<usize>().ok());
             names.iter().position(|n| &**n == name).or(number.filter(|&i| i < names.len()))
         };
-        let mut arrays: Vec<Option<(String, Tensor)>> = vec![None; names.len()];
+        let mut arrays: Vec<Option<(String, Array)>> = vec![None; names.len()];
         let mut others = Vec::new();
-        for (name, tensor) in npy::read(path, |_| true)? {
+        for (name, array) in npy::open(path, |_| true)? {
             match place(&name) {
                 Some(i) if arrays[i].is_some() => {
                     return Err(fail(format!("two arrays are for input {:?}; remove {name:?}", names[i])));
                 }
-                Some(i) => arrays[i] = Some((name, tensor)),
-                None => others.push((name, tensor)),
+                Some(i) => arrays[i] = Some((name, array)),
+                None => others.push((name, array)),
             }
         }
         let mut per_input = Vec::new();
         for (i, array) in arrays.into_iter().enumerate() {
-            let Some((name, tensor)) = array else {
+            let Some((name, array)) = array else {
                 let has: Vec<&str> = others.iter().map(|(n, _)| &n[..]).collect();
                 let has = if has.is_empty() { "nothing else".into() } else { has.join(", ") };
                 return Err(fail(format!("no array for input {:?}: name it in{i} (found: {has})", names[i])));
             };
             let v = program.graph.value(program.graph.inputs()[i]);
-            let calls = split(program, &v.ty, &tensor).map_err(|e| {
-                let got = TensorType::new(tensor.dtype(), tensor.shape().iter().copied());
+            let (count, dims) = split(program, &v.ty, &array).map_err(|e| {
+                let got = TensorType::new(array.dtype(), array.shape().iter().copied());
                 fail(format!("array {name:?} is {got}, input {:?} is {}: {e}", names[i], v.ty))
             })?;
-            per_input.push((name, calls));
+            per_input.push(Calls { name, array, count, dims });
         }
-        let count = per_input.first().map_or(1, |(_, c)| c.len());
-        if let Some((name, calls)) = per_input.iter().find(|(_, c)| c.len() != count) {
-            let (first, _) = &per_input[0];
+        let count = per_input.first().map_or(1, |c| c.count);
+        if let Some(other) = per_input.iter().find(|c| c.count != count) {
+            let first = &per_input[0].name;
             return Err(fail(format!(
-                "array {first:?} gives {count} calls, array {name:?} gives {}",
-                calls.len()
+                "array {first:?} gives {count} calls, array {:?} gives {}",
+                other.name, other.count
             )));
         }
         if count == 0 {
             return Err(fail("it holds no samples".into()));
         }
         let mut labels = self.labels(program, &others, count).map_err(fail)?;
-        let mut columns: Vec<_> = per_input.into_iter().map(|(_, c)| c.into_iter()).collect();
-        Ok((0..count)
-            .map(|i| Call {
-                file: path.into(),
-                inputs: columns.iter_mut().filter_map(Iterator::next).collect(),
+        let file = path.to_path_buf();
+        Ok((0..count).map(move |i| {
+            let inputs = per_input.iter().map(|calls| {
+                let array = || calls.name.clone();
+                let fail = |reason| NpyError::Array { path: file.clone(), array: array(), reason };
+                calls.array.part(i * (calls.array.size() / count), &calls.dims).map_err(fail)
+            });
+            Ok(Call {
+                file: file.clone(),
+                inputs: inputs.collect::<Result<_, _>>()?,
                 labels: labels.as_mut().map(|l| std::mem::take(&mut l[i])),
             })
-            .collect())
+        }))
     }
 
     /// The labels of each call: from the array that was named, or the only integer array that is no input of a program
@@ -162,12 +174,12 @@ impl Dataset {
     fn labels(
         &self,
         program: &Program,
-        others: &[(String, Tensor)],
+        others: &[(String, Array)],
         calls: usize,
     ) -> Result<Option<Vec<Vec<i64>>>, String> {
         let scores = program.user_outputs().first().map(|&v| program.graph.ty(v));
         let classes = scores.and_then(|ty| ty.shape.last()?.known()).unwrap_or(0);
-        let integers = || others.iter().filter(|(_, t)| t.dtype().is_int());
+        let integers = || others.iter().filter(|(_, a)| a.dtype().is_int());
         let found = match &self.labels {
             Some(name) => {
                 let found = others.iter().find(|(n, _)| n == name);
@@ -176,11 +188,11 @@ impl Dataset {
             None if integers().count() == 1 && classes > 1 => integers().next(),
             None => None,
         };
-        let Some((name, tensor)) = found else { return Ok(None) };
-        if !tensor.dtype().is_int() {
-            return Err(format!("label array {name:?} is {}; class numbers are integers", tensor.dtype()));
+        let Some((name, array)) = found else { return Ok(None) };
+        if !array.dtype().is_int() {
+            return Err(format!("label array {name:?} is {}; class numbers are integers", array.dtype()));
         }
-        let all: Vec<i64> = tensor.to_f64().into_iter().map(|x| x as i64).collect();
+        let all: Vec<i64> = array.tensor()?.to_f64().into_iter().map(|x| x as i64).collect();
         if calls == 0 || !all.len().is_multiple_of(calls) {
             return Err(format!("label array {name:?} has {} entries for {calls} calls", all.len()));
         }
@@ -192,8 +204,17 @@ fn is_array_file(p: &Path) -> bool {
     p.extension().is_some_and(|e| e == "npz" || e == "npy")
 }
 
-/// Cuts an array into calls by the rules of the module.
-fn split(program: &Program, ty: &TensorType, array: &Tensor) -> Result<Vec<Tensor>, String> {
+/// The calls of an input: equal parts of an array.
+struct Calls {
+    name: String,
+    array: Array,
+    count: usize,
+    /// The sizes of a part.
+    dims: Vec<usize>,
+}
+
+/// How many calls an array holds by the rules of the module, and the sizes of each.
+fn split(program: &Program, ty: &TensorType, array: &Array) -> Result<(usize, Vec<usize>), String> {
     if array.dtype() != ty.dtype {
         let cure = match (array.dtype(), ty.dtype) {
             (DType::F64, DType::F32) => "; NumPy's default is float64, save it with .astype(\"float32\")",
@@ -211,19 +232,12 @@ fn split(program: &Program, ty: &TensorType, array: &Tensor) -> Result<Vec<Tenso
             })
     };
     if fits(shape) {
-        return Ok(vec![array.clone()]);
+        return Ok((1, shape.to_vec()));
     }
-    let cut = |count: usize, dims: &[usize]| -> Result<Vec<Tensor>, String> {
-        let size = array.bytes().len().checked_div(count).unwrap_or(0);
-        (0..count)
-            .map(|i| Tensor::from_bytes(array.dtype(), dims, array.bytes().slice(i * size..(i + 1) * size)))
-            .map(|t| t.map_err(|e| e.to_string()))
-            .collect()
-    };
     if let [n, rest @ ..] = shape
         && fits(rest)
     {
-        return cut(*n, rest);
+        return Ok((*n, rest.to_vec()));
     }
     if let ([n, rest @ ..], Some(batch)) = (shape, ty.shape.first())
         && rest.len() + 1 == ty.rank()
@@ -233,7 +247,7 @@ fn split(program: &Program, ty: &TensorType, array: &Tensor) -> Result<Vec<Tenso
     {
         let dims: Vec<usize> = [batch].into_iter().chain(rest.iter().copied()).collect();
         if fits(&dims) {
-            return cut(n / batch, &dims);
+            return Ok((n / batch, dims));
         }
     }
     Err("give one call, calls along one more leading axis, or a multiple of the batch along the first axis"

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use lowbit_core::{DType, Tensor};
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, Write};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use zip::write::SimpleFileOptions;
 
 /// A file of arrays that cannot be read or written.
@@ -39,17 +40,94 @@ pub enum NpyError {
     },
 }
 
+/// An array: in memory, or still in its file, where it may be much larger than memory.
+#[derive(Clone, Debug)]
+pub struct Array {
+    dtype: DType,
+    shape: Vec<usize>,
+    place: Place,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    Memory(Bytes),
+    /// The elements lie behind one another, from this byte on.
+    File(Arc<Mutex<File>>, u64),
+}
+
+impl Array {
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Sizes.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// How many bytes the elements have.
+    pub fn size(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.size()
+    }
+
+    /// A part of its bytes as a tensor of `shape`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or the bytes are not those of such a tensor.
+    pub fn part(&self, from: usize, shape: &[usize]) -> Result<Tensor, String> {
+        let length = shape.iter().product::<usize>() * self.dtype.size();
+        let bytes = match &self.place {
+            Place::Memory(bytes) if from + length <= bytes.len() => bytes.slice(from..from + length),
+            Place::Memory(_) => return Err("it has fewer elements".into()),
+            Place::File(file, at) => {
+                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut data = vec![0; length];
+                let found = file.seek(SeekFrom::Start(at + from as u64));
+                found.and_then(|_| file.read_exact(&mut data)).map_err(|e| e.to_string())?;
+                Bytes::from(data)
+            }
+        };
+        Tensor::from_bytes(self.dtype, shape, bytes).map_err(|e| e.to_string())
+    }
+
+    /// All of it.
+    ///
+    /// # Errors
+    /// As [`part`](Self::part).
+    pub fn tensor(&self) -> Result<Tensor, String> {
+        self.part(0, &self.shape)
+    }
+}
+
 /// Reads the arrays of an `.npz` archive whose names `wanted` accepts, sorted by name; of an `.npy` file the only
 /// one, called `in0`.
+///
+/// # Errors
+/// When the file cannot be read, or is no such file.
 pub fn read(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<(String, Tensor)>, NpyError> {
+    let all = open(path, wanted)?.into_iter().map(|(name, array)| match array.tensor() {
+        Ok(tensor) => Ok((name, tensor)),
+        Err(reason) => Err(NpyError::Array { path: path.into(), array: name, reason }),
+    });
+    all.collect()
+}
+
+/// The same without reading what lies in the file as it is: what is neither compressed nor column by column.
+///
+/// # Errors
+/// As [`read`].
+pub fn open(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<(String, Array)>, NpyError> {
     let io_error = |source| NpyError::Io { path: path.into(), source };
     let file = File::open(path).map_err(io_error)?;
     let size = file.metadata().map_err(io_error)?.len();
+    let shared = Arc::new(Mutex::new(File::open(path).map_err(io_error)?));
     let array_error =
         |name: &str, reason: String| NpyError::Array { path: path.into(), array: name.into(), reason };
     if path.extension().is_some_and(|e| e == "npy") {
-        let tensor = read_array(BufReader::new(file), size).map_err(|e| array_error("", e))?;
-        return Ok(vec![("in0".into(), tensor)]);
+        let array =
+            open_array(BufReader::new(file), size, Some((shared, 0))).map_err(|e| array_error("", e))?;
+        return Ok(vec![("in0".into(), array)]);
     }
     let zip_error = |source| NpyError::Zip { path: path.into(), source };
     let mut zip = zip::ZipArchive::new(BufReader::new(file)).map_err(zip_error)?;
@@ -62,13 +140,22 @@ pub fn read(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<(String, T
         let entry = zip.by_name(&member).map_err(zip_error)?;
         // Deflate cannot shrink below about a thousandth: a larger claim is a lie that would eat memory.
         let limit = entry.size().min(size.saturating_mul(1032));
-        arrays.push((name.to_string(), read_array(entry, limit).map_err(|e| array_error(name, e))?));
+        let stored = entry.compression() == zip::CompressionMethod::Stored && entry.size() <= size;
+        let place = entry.data_start().filter(|_| stored).map(|at| (shared.clone(), at));
+        arrays.push((name.to_string(), open_array(entry, limit, place).map_err(|e| array_error(name, e))?));
     }
     Ok(arrays)
 }
 
-fn read_array(mut from: impl Read, limit: u64) -> Result<Tensor, String> {
-    let header = npyz::NpyHeader::from_reader(&mut from).map_err(|e| format!("not an array file: {e}"))?;
+/// `place`: where `from` starts in a file, if it is what the file holds.
+fn open_array(
+    mut from: impl Read,
+    limit: u64,
+    place: Option<(Arc<Mutex<File>>, u64)>,
+) -> Result<Array, String> {
+    let mut counted = Counted { from: &mut from, bytes: 0 };
+    let header = npyz::NpyHeader::from_reader(&mut counted).map_err(|e| format!("not an array file: {e}"))?;
+    let begin = counted.bytes;
     let npyz::DType::Plain(ty) = header.dtype() else {
         return Err("structured arrays are not supported; save a plain array".into());
     };
@@ -97,15 +184,36 @@ fn read_array(mut from: impl Read, limit: u64) -> Result<Tensor, String> {
         .collect::<Result<_, _>>()?;
     let bytes = shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d)).filter(|&b| b as u64 <= limit);
     let bytes = bytes.ok_or_else(|| format!("shape {shape:?} needs more bytes than the file has"))?;
+    let fortran = header.order() == npyz::Order::Fortran && shape.len() > 1;
+    if let Some((file, at)) = place.filter(|_| !fortran) {
+        if begin + bytes as u64 > limit {
+            return Err(format!("shape {shape:?} needs {bytes} bytes, the file has {}", limit.saturating_sub(begin)));
+        }
+        return Ok(Array { dtype, shape, place: Place::File(file, at + begin) });
+    }
     let mut data = Vec::with_capacity(bytes);
     from.take(bytes as u64).read_to_end(&mut data).map_err(|e| e.to_string())?;
     if data.len() != bytes {
         return Err(format!("shape {shape:?} needs {bytes} bytes, the file has {}", data.len()));
     }
-    if header.order() == npyz::Order::Fortran && shape.len() > 1 {
+    if fortran {
         data = fortran_to_c(&data, &shape, dtype.size());
     }
-    Tensor::from_bytes(dtype, &shape, Bytes::from(data)).map_err(|e| e.to_string())
+    Ok(Array { dtype, shape, place: Place::Memory(Bytes::from(data)) })
+}
+
+/// Counts the bytes that are read.
+struct Counted<R> {
+    from: R,
+    bytes: u64,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let read = self.from.read(to)?;
+        self.bytes += read as u64;
+        Ok(read)
+    }
 }
 
 /// Elements of `size` bytes from column-major to row-major order.
@@ -194,6 +302,30 @@ mod tests {
         write(File::create(&path).unwrap(), &arrays).unwrap();
         assert_eq!(read(&path, |_| true).unwrap(), arrays);
         assert_eq!(read(&path, |n| n == "y").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn compressed_arrays_are_read_and_others_stay_in_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.npz");
+        let x = Tensor::new(&[3, 2], vec![1f32, 2., 3., 4., 5., 6.]).unwrap();
+        let mut zip = zip::ZipWriter::new(File::create(&path).unwrap());
+        for (name, method) in
+            [("a", zip::CompressionMethod::Stored), ("b", zip::CompressionMethod::Deflated)]
+        {
+            let options = SimpleFileOptions::default().compression_method(method);
+            zip.start_file(format!("{name}.npy"), options).unwrap();
+            zip.write_all(&header(&x).unwrap()).unwrap();
+            zip.write_all(x.bytes()).unwrap();
+        }
+        zip.finish().unwrap();
+        let arrays = open(&path, |_| true).unwrap();
+        let in_file: Vec<bool> = arrays.iter().map(|(_, a)| matches!(a.place, Place::File(..))).collect();
+        assert_eq!(in_file, [true, false]);
+        for (name, array) in arrays {
+            assert_eq!(array.tensor().unwrap(), x, "{name}");
+            assert_eq!(array.part(8, &[2]).unwrap().to_f64(), [3., 4.], "{name}");
+        }
     }
 
     #[test]
