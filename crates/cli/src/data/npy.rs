@@ -187,7 +187,10 @@ fn open_array(
     let fortran = header.order() == npyz::Order::Fortran && shape.len() > 1;
     if let Some((file, at)) = place.filter(|_| !fortran) {
         if begin + bytes as u64 > limit {
-            return Err(format!("shape {shape:?} needs {bytes} bytes, the file has {}", limit.saturating_sub(begin)));
+            return Err(format!(
+                "shape {shape:?} needs {bytes} bytes, the file has {}",
+                limit.saturating_sub(begin)
+            ));
         }
         return Ok(Array { dtype, shape, place: Place::File(file, at + begin) });
     }
@@ -310,8 +313,7 @@ mod tests {
         let path = dir.path().join("x.npz");
         let x = Tensor::new(&[3, 2], vec![1f32, 2., 3., 4., 5., 6.]).unwrap();
         let mut zip = zip::ZipWriter::new(File::create(&path).unwrap());
-        for (name, method) in
-            [("a", zip::CompressionMethod::Stored), ("b", zip::CompressionMethod::Deflated)]
+        for (name, method) in [("a", zip::CompressionMethod::Stored), ("b", zip::CompressionMethod::Deflated)]
         {
             let options = SimpleFileOptions::default().compression_method(method);
             zip.start_file(format!("{name}.npy"), options).unwrap();
