@@ -273,7 +273,7 @@ unsafe fn tiles<V: Vector, const M: usize, const N: usize, const SEE: bool>(
     // the padded panel and bias only, and never written.
     unsafe {
         for row in rows.step_by(M) {
-            let share = next.next().unwrap_or(&s.panel[..1]);
+            let share = next.next().unwrap_or_default();
             let mut ahead = Ahead::new(share);
             if M <= FEW {
                 fetch(share);
