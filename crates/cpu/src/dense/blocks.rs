@@ -92,6 +92,7 @@ pub(super) fn product_by_columns(
             product(isa, rows, panels, some.clone(), bias, 0, *columns, out, Epilogue::NONE);
         },
     );
+    epilogue.watch.inspect(|watch| watch.skip());
     let (low, high) = epilogue.clamp;
     for (some, part_columns, sums) in &parts {
         for (row, sums) in sums.chunks_exact(*part_columns).enumerate() {

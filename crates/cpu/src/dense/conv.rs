@@ -4,9 +4,12 @@ use super::Epilogue;
 use super::blocks::{Places, Rows, product, product_by_columns, shares_columns};
 use super::geometry::Geometry;
 use super::panels::{Panels, padded_bias};
+use super::winograd::{self, Winograd};
 use crate::memory::Aligned;
 use crate::parallel::Threads;
 use crate::simd::{DepthwiseRow, Floats, Isa, OUTSIDE, Seen, depthwise_row};
+use lowbit_core::Tensor;
+use std::sync::OnceLock;
 
 /// The longest piece of padding that the tile kernel has zeros for.
 const LONGEST: usize = 4096;
@@ -14,7 +17,7 @@ const LONGEST: usize = 4096;
 /// Images of at most this many channels are copied with their side borders, so that a filter row is one piece.
 const FEW_CHANNELS: usize = 16;
 
-/// The packed weights of a convolution; they do not depend on the image's size.
+/// The packed weights of a convolution; of the image's size they depend only on whether [`Filter::transforms`] it.
 #[derive(Debug)]
 pub(crate) struct Filter {
     weights: Weights,
@@ -27,11 +30,19 @@ enum Weights {
     Depthwise(Aligned, usize),
     /// One for each group.
     Dense(Vec<Panels>),
+    /// Transformed, and what they come from: images that are not finite are convolved with these.
+    Winograd(Winograd, Tensor, OnceLock<Vec<Panels>>),
 }
 
 impl Filter {
+    /// Whether a convolution is computed with transformed weights.
+    pub fn transforms(g: &Geometry) -> bool {
+        winograd::suits(g)
+    }
+
     /// Packs weights `[out channels, in channels / groups, taps…]`; `None` where only the general kernel can convolve.
-    pub fn new(isa: Isa, g: &Geometry, w: &[f32], bias: Option<&[f32]>) -> Option<Filter> {
+    pub fn new(isa: Isa, g: &Geometry, weight: &Tensor, bias: Option<&[f32]>) -> Option<Filter> {
+        let w = &*weight.to_f32();
         let (ic, oc, taps) = (g.in_channels / g.groups, g.out_channels / g.groups, g.taps());
         let padded = g.padding != [0; 3];
         if w.is_empty() || g.padding.iter().any(|&p| p < 0) || padded && ic > LONGEST {
@@ -49,11 +60,20 @@ impl Filter {
             }
             return Some(Filter { weights: Weights::Depthwise(weights, channels), bias: vec![b] });
         }
-        let groups =
-            w.chunks_exact(oc * ic * taps).map(|w| Panels::of_filter(isa, w, oc, ic, taps)).collect();
         let bias = (0..g.groups).map(|i| padded_bias(bias.map(|b| &b[i * oc..][..oc]), oc)).collect();
-        Some(Filter { weights: Weights::Dense(groups), bias })
+        let transformed = Filter::transforms(g).then(|| Winograd::new(isa, g, w)).flatten();
+        let weights = match transformed {
+            Some(transformed) => Weights::Winograd(transformed, weight.clone(), OnceLock::new()),
+            None => Weights::Dense(dense_panels(isa, g, w)),
+        };
+        Some(Filter { weights, bias })
     }
+}
+
+/// Panels of dense weights, for each group.
+fn dense_panels(isa: Isa, g: &Geometry, w: &[f32]) -> Vec<Panels> {
+    let (ic, oc, taps) = (g.in_channels / g.groups, g.out_channels / g.groups, g.taps());
+    w.chunks_exact(oc * ic * taps).map(|w| Panels::of_filter(isa, w, oc, ic, taps)).collect()
 }
 
 /// Convolves `x` into `out`, both channels last and dense.
@@ -110,6 +130,16 @@ pub(crate) fn convolve(
             for (i, (x, out)) in images {
                 let epilogue = Epilogue { residual: residual(i * result, result), ..epilogue };
                 dense(isa, threads, g, groups, &filter.bias, x, out, epilogue);
+            }
+        }
+        Weights::Winograd(transformed, weight, direct) => {
+            let bias = &filter.bias;
+            for (i, (x, out)) in images {
+                let epilogue = Epilogue { residual: residual(i * result, result), ..epilogue };
+                if !transformed.convolve(isa, threads, g, bias[0].f32(), x, out, epilogue) {
+                    let groups = direct.get_or_init(|| dense_panels(isa, g, &weight.to_f32()));
+                    dense(isa, threads, g, groups, bias, x, out, epilogue);
+                }
             }
         }
     }
@@ -399,12 +429,13 @@ mod tests {
             };
             let x = fill(batch * input.iter().product::<usize>() * ic, 7);
             let w = fill(oc * (ic / groups) * g.taps(), 11);
+            let weight = Tensor::new(&[w.len()], w.clone()).unwrap();
             let bias = fill(oc, 3);
             let want = reference(&g, &x, &w, &bias);
             let residual = fill(want.len(), 5);
             let three = Threads::new(3).unwrap();
             for isa in Isa::available() {
-                let filter = Filter::new(isa, &g, &w, Some(&bias)).unwrap();
+                let filter = Filter::new(isa, &g, &weight, Some(&bias)).unwrap();
                 let mut out = vec![f32::NAN; want.len()];
                 convolve(isa, &Threads::default(), &g, &filter, &x, &mut out, Epilogue::NONE);
                 assert_eq!(out, want, "{isa:?} {g:?}");

@@ -11,6 +11,7 @@ pub(crate) mod panels;
 mod quads;
 pub(crate) mod rescale;
 pub(crate) mod strips;
+mod winograd;
 
 use crate::simd::Seen;
 use lowbit_core::quant::observer::Extremes;
@@ -42,17 +43,32 @@ enum Found {
     #[default]
     Nothing,
     All(Extremes),
-    /// Something may not be finite: it is looked at more closely.
+    /// Something may not be finite, or was not looked at.
     Bad,
 }
 
 impl Watch {
     /// Adds a part.
     pub fn add(&self, part: &Seen) {
+        self.join(part.extremes().map_or(Found::Bad, Found::All));
+    }
+
+    /// Leaves out a part: whoever asks has to look for themselves.
+    pub fn skip(&self) {
+        self.join(Found::Bad);
+    }
+
+    /// Adds all that another one has found.
+    pub fn take(&self, other: Watch) {
+        self.join(other.0.into_inner().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn join(&self, new: Found) {
         let mut found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *found = match (part.extremes(), &*found) {
-            (Some(new), Found::All(old)) => Found::All(old.and(new)),
-            (Some(new), Found::Nothing) => Found::All(new),
+        *found = match (new, &*found) {
+            (Found::All(new), Found::All(old)) => Found::All(old.and(new)),
+            (Found::Nothing, _) => return,
+            (new, Found::Nothing) => new,
             _ => Found::Bad,
         };
     }

@@ -332,13 +332,14 @@ impl<'a> Builder<'a> {
     ) -> Result<Option<(Geometry, Arc<Filter>)>, RunError> {
         let g = self.geometry(n, x, w, out_shape)?;
         let Some(g) = g else { return Ok(None) };
-        if let Some(filter) = self.shared.filters.get(&n) {
+        let key = (n, Filter::transforms(&g));
+        if let Some(filter) = self.shared.filters.get(&key) {
             return Ok(Some((g, filter.clone())));
         }
         let weight = self.evaluate(w)?;
-        let Some(filter) = Filter::new(self.isa, &g, &weight.to_f32(), bias) else { return Ok(None) };
+        let Some(filter) = Filter::new(self.isa, &g, &weight, bias) else { return Ok(None) };
         weight.release();
-        let filter = self.shared.filters.entry(n).or_insert(Arc::new(filter)).clone();
+        let filter = self.shared.filters.entry(key).or_insert(Arc::new(filter)).clone();
         Ok(Some((g, filter)))
     }
 

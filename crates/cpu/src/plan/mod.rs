@@ -132,7 +132,8 @@ pub struct Plan {
 /// What all plans of a program share: it does not depend on input shapes.
 #[derive(Clone, Debug, Default)]
 pub struct Shared {
-    filters: BTreeMap<NodeId, Arc<Filter>>,
+    /// Also by whether they are transformed, which depends on the image's size.
+    filters: BTreeMap<(NodeId, bool), Arc<Filter>>,
     products: BTreeMap<NodeId, Arc<Product>>,
     layers: BTreeMap<NodeId, Arc<Layer>>,
     row_layers: BTreeMap<NodeId, Arc<RowLayer>>,

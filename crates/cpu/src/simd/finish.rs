@@ -33,8 +33,9 @@ pub(crate) trait Finish {
     );
 }
 
-/// The extremes of what was stored, lane by lane.
+/// The extremes of what was stored, lane by lane. Aligned: what was just stored is loaded again, which takes long across two lines.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(crate) struct Seen {
     least: [f32; LANES],
     greatest: [f32; LANES],

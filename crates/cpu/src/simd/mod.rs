@@ -22,6 +22,7 @@ mod pairs;
 mod quads;
 mod tile;
 mod vector;
+mod winograd;
 
 pub(crate) use depthwise::{DepthwiseRow, depthwise_row};
 pub(crate) use finish::{Floats, Parts, Scaled, Seen};
@@ -30,6 +31,7 @@ pub(crate) use pairs::{COLUMNS, PairStrip, Places, ROWS, pair_strip};
 pub(crate) use quads::{COLUMNS as QUAD_COLUMNS, DEPTH as QUAD_DEPTH, QuadStrip, has_quads, quad_strip};
 pub(crate) use tile::{Lines, OUTSIDE, Strip, Tiles, WIDEST, strip};
 pub(crate) use vector::ROUNDER;
+pub(crate) use winograd::{PLANES, PatchRow, SumRow, gather_pixels, spread_patches};
 
 /// An instruction set that this CPU has.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]

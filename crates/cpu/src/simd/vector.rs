@@ -33,6 +33,9 @@ pub(crate) unsafe trait Vector: Copy {
     /// The places of the lanes among bins, as [`Bins::place`] finds them.
     unsafe fn store_places(self, bins: &Bins, to: *mut u32);
     unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
+    /// Whether all lanes are zero.
+    unsafe fn all_zero(self) -> bool;
     /// `self · b + c`, rounded once.
     unsafe fn fma(self, b: Self, c: Self) -> Self;
     /// The lesser of both; `other` where `self` is NaN.
@@ -108,6 +111,16 @@ unsafe impl Vector for Portable {
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
         Portable(std::array::from_fn(|i| self.0[i] + other.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        Portable(std::array::from_fn(|i| self.0[i] - other.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn all_zero(self) -> bool {
+        self.0.iter().all(|x| *x == 0.0)
     }
 
     #[inline(always)]
@@ -255,6 +268,18 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn sub(self, other: Self) -> Self {
+            // SAFETY: as above.
+            Avx2(unsafe { _mm256_sub_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn all_zero(self) -> bool {
+            // SAFETY: as above.
+            unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_NEQ_UQ>(self.0, _mm256_setzero_ps())) == 0 }
+        }
+
+        #[inline(always)]
         unsafe fn fma(self, b: Self, c: Self) -> Self {
             // SAFETY: as above.
             Avx2(unsafe { _mm256_fmadd_ps(self.0, b.0, c.0) })
@@ -364,6 +389,18 @@ mod x86 {
         unsafe fn add(self, other: Self) -> Self {
             // SAFETY: as above.
             Avx512(unsafe { _mm512_add_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn sub(self, other: Self) -> Self {
+            // SAFETY: as above.
+            Avx512(unsafe { _mm512_sub_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn all_zero(self) -> bool {
+            // SAFETY: as above.
+            unsafe { _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(self.0, _mm512_setzero_ps()) == 0 }
         }
 
         #[inline(always)]
