@@ -2,6 +2,7 @@
 //! are read.
 
 use bytemuck::{Pod, Zeroable};
+use std::cell::Cell;
 use std::ops::Range;
 
 #[derive(Copy, Clone, Debug, Pod, Zeroable)]
@@ -46,6 +47,36 @@ impl Aligned {
     /// Everything, as `f32` to write.
     pub fn f32_mut(&mut self) -> &mut [f32] {
         bytemuck::cast_slice_mut(&mut self.0)
+    }
+}
+
+thread_local! {
+    static KEPT: Cell<Aligned> = const { Cell::new(Aligned(vec![])) };
+}
+
+/// Memory for one piece of work after another; a thread keeps the largest that it had, as having it anew and cleared takes longer than
+/// a small operator. What it holds is whatever was left in it.
+#[derive(Debug)]
+pub struct Scratch(Aligned);
+
+impl Scratch {
+    /// At least so many bytes.
+    pub fn of(bytes: usize) -> Scratch {
+        let mut memory = KEPT.take();
+        memory.grow(bytes);
+        Scratch(memory)
+    }
+
+    /// As `f32` to write.
+    pub fn f32_mut(&mut self) -> &mut [f32] {
+        self.0.f32_mut()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let (mine, other) = (std::mem::take(&mut self.0), KEPT.take());
+        KEPT.set(if mine.0.len() > other.0.len() { mine } else { other });
     }
 }
 
@@ -95,6 +126,17 @@ pub fn take_out<'a>(memory: &'a mut [u8], parts: &[Range<usize>]) -> (Vec<&'a mu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn scratch_is_kept_and_never_shared() {
+        let mut one = Scratch::of(100);
+        one.f32_mut().fill(1.0);
+        let mut two = Scratch::of(1000);
+        two.f32_mut().fill(2.0);
+        assert!(one.f32_mut().iter().all(|x| *x == 1.0) && two.f32_mut().len() >= 250);
+        (drop(two), drop(one));
+        assert!(Scratch::of(4).f32_mut().len() >= 250);
+    }
 
     #[test]
     fn parts_are_written_while_the_rest_is_read() {

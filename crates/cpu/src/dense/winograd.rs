@@ -9,7 +9,7 @@ use super::blocks::{Places, Rows, product};
 use super::geometry::Geometry;
 use super::panels::Panels;
 use super::{Epilogue, Watch};
-use crate::memory::Aligned;
+use crate::memory::{Aligned, Scratch};
 use crate::parallel::Threads;
 use crate::simd::{Floats, Isa, PLANES, PatchRow, Seen, SumRow, gather_pixels, spread_patches};
 use std::ops::Range;
@@ -126,11 +126,9 @@ fn block_rows(g: &Geometry, threads: usize) -> usize {
     height.div_ceil(height.div_ceil(most.max(1)))
 }
 
-/// What a block of tiles is computed in.
+/// What a block of tiles is computed in: patches, then sums.
 struct Block {
-    /// Patches, and sums.
-    patches: Aligned,
-    sums: Aligned,
+    memory: Scratch,
     /// Distance of planes.
     apart: [usize; 2],
 }
@@ -141,8 +139,7 @@ impl Block {
         // An odd number of cache lines: planes at equal places would share the same few lines of a cache otherwise.
         let apart =
             [g.in_channels, g.out_channels].map(|channels| ((tiles * channels).div_ceil(16) | 1) * 16);
-        let [patches, sums] = apart.map(|apart| Aligned::floats(PLANES * apart));
-        Block { patches, sums, apart }
+        Block { memory: Scratch::of(PLANES * (apart[0] + apart[1]) * 4), apart }
     }
 
     /// Computes rows `tiles` of tiles; whether all that they read was finite.
@@ -159,7 +156,8 @@ impl Block {
     ) -> bool {
         let (ic, oc, [_, height, width]) = (g.in_channels, g.out_channels, g.output);
         let (across, line) = (width.div_ceil(2), g.input[2] * ic);
-        let Block { patches, sums, apart } = self;
+        let apart = self.apart;
+        let (patches, sums) = self.memory.f32_mut().split_at_mut(PLANES * apart[0]);
         for (i, row) in tiles.clone().enumerate() {
             let lines = std::array::from_fn(|y| {
                 let y = (2 * row + y).checked_sub(g.padding[1] as usize).filter(|&y| y < g.input[1])?;
@@ -172,7 +170,7 @@ impl Block {
                     channels: ic,
                     padding: g.padding[2] as usize,
                     tiles: across,
-                    out: &mut patches.f32_mut()[i * across * ic..],
+                    out: &mut patches[i * across * ic..],
                     plane: apart[0],
                 },
             );
@@ -182,14 +180,14 @@ impl Block {
         }
         let count = tiles.len() * across;
         for (i, panels) in filter.planes.iter().enumerate() {
-            let x = &patches.f32()[i * apart[0]..];
+            let x = &patches[i * apart[0]..];
             let rows = Rows { x, first: 0, pieces: 1, depth: ic, places: Places::Apart(ic) };
-            let out = &mut sums.f32_mut()[i * apart[1]..][..count * oc];
+            let out = &mut sums[i * apart[1]..][..count * oc];
             product(isa, rows, panels, 0..panels.count(), filter.zeros.f32(), 0, oc, out, Epilogue::NONE);
         }
         let mut seen = Seen::NOTHING;
         for (i, row) in tiles.enumerate() {
-            let (sums, at) = (&sums.f32()[i * across * oc..], 2 * i * width * oc);
+            let (sums, at) = (&sums[i * across * oc..], 2 * i * width * oc);
             let (rows, clamp) = ((height - 2 * row).min(2), epilogue.clamp);
             let s = SumRow { sums, plane: apart[1], channels: oc, width, rows, bias };
             let (out, residual) = (&mut out[at..], epilogue.residual.map(|r| &r[at..]));
