@@ -9,7 +9,6 @@ use crate::dense::{Epilogue, Watch};
 use crate::kernel::{Kernel, KernelCall, KernelError, TensorMut, TensorRef};
 use crate::memory::{Aligned, Rest, take_out};
 use crate::parallel::Threads;
-use crate::plan::fuse::clamp;
 use crate::plan::{IntegerStep, Layer, Layout, Place, Plan, Run, Shared, Step, constant_values, reorder};
 use crate::profile::{OperatorTime, Profile};
 use crate::scan::CpuScan;
@@ -325,17 +324,6 @@ fn carry_out(
     }
 }
 
-/// The extremes of what a step has bounded, if `known` are those of its input: bounds keep the order of elements.
-fn bounded(program: &Program, plan: &Plan, step: &Step, known: (usize, Extremes)) -> Option<Extremes> {
-    let node = program.graph.node(step.node);
-    let (low, high) = clamp(node.op(), node.args()).filter(|_| matches!(step.run, Run::Kernel(_)))?;
-    let (of, extremes) = known;
-    let (&[input], (least, greatest)) = (&step.inputs[..], extremes.range?) else { return None };
-    let [least, greatest] = [least, greatest].map(|x| x.max(low).min(high));
-    let all = plan.same(input, of) && extremes.not_finite == 0 && (least - greatest).is_finite();
-    all.then(|| Extremes::of(least, greatest))
-}
-
 /// Elements that are worth another thread.
 const PART: usize = 32 * 1024;
 
@@ -419,8 +407,6 @@ impl CpuSession {
         let now = |on: bool| on.then(Instant::now);
         let whole = Rest::all(self.arena.bytes());
         Memory { plan, inputs, state, arena: &whole }.show(&plan.watched_first, None, probe);
-        // The last extremes that were found on the way, and of which slot.
-        let mut known = None;
         for step in &plan.steps {
             let part = |&s: &usize| match plan.slots[s].place {
                 Place::Arena(at) => Some(at..at + plan.slots[s].bytes()),
@@ -437,8 +423,7 @@ impl CpuSession {
             let done = now(begin.is_some());
             if let Some(watch) = watch {
                 let whole = Rest::all(self.arena.bytes());
-                let found = watch.found().or_else(|| bounded(&self.program, plan, step, known?));
-                known = step.outputs.first().copied().zip(found);
+                let known = step.outputs.first().copied().zip(watch.found());
                 Memory { plan, inputs, state, arena: &whole }.show(&step.watched, known, probe);
             }
             if let (Some(profile), Some(begin), Some(done)) = (&mut self.profile, begin, done) {

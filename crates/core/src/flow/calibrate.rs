@@ -2,10 +2,12 @@
 
 use super::turns::{Stopped, Turns, side_by_side};
 use super::{Error, Prepared};
+use crate::dtype::DType;
 use crate::executor::{Executor, Session, Watched};
 use crate::ir::{Program, ValueId};
+use crate::ops::bounds;
 use crate::quant::Observer;
-use crate::quant::observer::{Batch, Scan};
+use crate::quant::observer::{Batch, Bounded, Extremes, Scan};
 use crate::tensor::{Tensor, TensorView};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -26,10 +28,11 @@ impl Prepared {
     pub fn calibrate(&mut self, session: &mut dyn Session, inputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
         let scan = session.scan();
         check(&self.program, &*scan, inputs, self.samples)?;
-        let Prepared { watch, observers, not_finite, .. } = self;
+        let Prepared { program, watch, observers, not_finite, .. } = self;
+        let mut last = None;
         let outputs = session.run(inputs, &mut |v, seen| {
             let Some(groups) = watch.get(&v) else { return };
-            with_batch(&*scan, &seen, |batch| {
+            with_batch(program, &*scan, v, &seen, &mut last, |batch| {
                 let bad = batch.extremes().not_finite;
                 if bad > 0 {
                     *not_finite.entry(v).or_default() += bad;
@@ -91,9 +94,10 @@ impl Prepared {
         let run = |session: &mut Box<dyn Session>, number: usize, inputs: Vec<Tensor>| {
             let scan = session.scan();
             check(program, &*scan, &inputs, first + number)?;
+            let mut last = None;
             session.run(&inputs, &mut |v, seen| {
                 let Some(groups) = watch.get(&v) else { return };
-                with_batch(&*scan, &seen, |batch| {
+                with_batch(program, &*scan, v, &seen, &mut last, |batch| {
                     let not_finite = batch.extremes().not_finite;
                     if not_finite > 0 {
                         *bad.lock().unwrap_or_else(PoisonError::into_inner).entry(v).or_default() +=
@@ -127,8 +131,15 @@ fn check(program: &Program, scan: &dyn Scan, inputs: &[Tensor], sample: usize) -
     Ok(())
 }
 
-/// What was seen, as observers look at it.
-fn with_batch(scan: &dyn Scan, seen: &Watched<'_>, f: impl FnOnce(&Batch<'_>)) {
+/// What was seen, as observers look at it. `last`: the value that was seen before, and its extremes.
+fn with_batch(
+    program: &Program,
+    scan: &dyn Scan,
+    v: ValueId,
+    seen: &Watched<'_>,
+    last: &mut Option<(ValueId, Extremes)>,
+    f: impl FnOnce(&Batch<'_>),
+) {
     let tensor;
     let x = match &seen.view {
         TensorView::F32(x) => x.view(),
@@ -139,5 +150,20 @@ fn with_batch(scan: &dyn Scan, seen: &Watched<'_>, f: impl FnOnce(&Batch<'_>)) {
             tensor.view().expect("made of f32")
         }
     };
-    f(&Batch::new(x, scan).with_extremes(seen.extremes));
+    let bounded = bounded(program, v);
+    let follow = |bounded: Bounded| bounded.extremes(last.filter(|(of, _)| *of == bounded.of)?.1);
+    let known = seen.extremes.or_else(|| bounded.and_then(follow));
+    let batch = Batch::new(x, scan).with_extremes(known).of_value(v, bounded);
+    f(&batch);
+    *last = Some((v, batch.extremes()));
+}
+
+/// How a value follows from another of the same elements, if it does.
+fn bounded(program: &Program, v: ValueId) -> Option<Bounded> {
+    let g = &program.graph;
+    let node = g.node(g.producer(v)?);
+    let (low, high) = bounds(node.op(), node.args())?;
+    let of = node.operands().next()?;
+    let floats = [v, of].iter().all(|&v| g.ty(v).dtype == DType::F32);
+    floats.then_some(Bounded { of, low, high })
 }

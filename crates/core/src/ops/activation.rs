@@ -3,6 +3,8 @@
 use super::rules::{Types, one, same, unary_float};
 use super::{Call, InferError};
 use crate::dtype::DType;
+use crate::ir::Arg;
+use crate::ops::{CLAMP, OpDef};
 
 ops! {
     RELU = "aten.relu.default" "(Tensor self) -> Tensor", same, elementwise, shares_qparams;
@@ -32,6 +34,25 @@ ops! {
     DROPOUT = "aten.dropout.default" "(Tensor input, float p, bool train) -> Tensor", same, elementwise, moves_data, shares_qparams;
     FEATURE_DROPOUT = "aten.feature_dropout.default" "(Tensor input, float p, bool train) -> Tensor", same, elementwise, moves_data, shares_qparams;
     NATIVE_DROPOUT = "aten.native_dropout.default" "(Tensor input, float p, bool? train) -> (Tensor, Tensor)", native_dropout, elementwise;
+}
+
+/// The bounds, as `f32`, that an operator with these arguments clamps its only operand to; infinities where there is none. `None` for
+/// other operators, and where bounds are not known or cross.
+pub fn bounds(op: &OpDef, args: &[Arg]) -> Option<(f32, f32)> {
+    let number = |i: usize, none: f32| match args.get(i) {
+        Some(Arg::Float(x)) => Some(*x as f32),
+        Some(Arg::Int(n)) => n.known().map(|n| n as f32),
+        Some(Arg::None) | None => Some(none),
+        _ => None,
+    };
+    let (low, high) = match op {
+        op if *op == RELU => (0.0, f32::INFINITY),
+        op if *op == RELU6 => (0.0, 6.0),
+        op if *op == HARDTANH => (number(1, -1.0)?, number(2, 1.0)?),
+        op if *op == CLAMP => (number(1, f32::NEG_INFINITY)?, number(2, f32::INFINITY)?),
+        _ => return None,
+    };
+    (low <= high).then_some((low, high))
 }
 
 /// Halves a dimension.

@@ -2,7 +2,7 @@
 
 use lowbit_core::DType;
 use lowbit_core::ir::{Arg, NodeId, Program, ValueId};
-use lowbit_core::ops::{self, OpDef};
+use lowbit_core::ops;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A convolution or product and what joins it.
@@ -25,25 +25,6 @@ pub struct Fusion {
     pub groups: BTreeMap<NodeId, Fused>,
     /// Nodes that run as part of a later one.
     pub joined: BTreeSet<NodeId>,
-}
-
-/// The bounds that this node clamps its only operand to.
-pub(crate) fn clamp(op: &OpDef, args: &[Arg]) -> Option<(f32, f32)> {
-    let number = |i: usize, none: f32| match args.get(i) {
-        Some(Arg::Float(x)) => Some(*x as f32),
-        Some(Arg::Int(n)) => n.known().map(|n| n as f32),
-        Some(Arg::None) | None => Some(none),
-        _ => None,
-    };
-    let (lo, hi) = match op {
-        o if *o == ops::RELU => (0.0, f32::INFINITY),
-        o if *o == ops::RELU6 => (0.0, 6.0),
-        o if *o == ops::HARDTANH || *o == ops::CLAMP => {
-            (number(1, f32::NEG_INFINITY)?, number(2, f32::INFINITY)?)
-        }
-        _ => return None,
-    };
-    (lo <= hi).then_some((lo, hi))
 }
 
 impl Fusion {
@@ -80,7 +61,7 @@ impl Fusion {
                         Some(o) if one && g.ty(o) == g.ty(v) => fused.residual = Some(o),
                         _ => break,
                     }
-                } else if let Some(bounds) = clamp(user.op(), user.args()).filter(|_| same) {
+                } else if let Some(bounds) = ops::bounds(user.op(), user.args()).filter(|_| same) {
                     fused.clamp = bounds;
                 } else {
                     break;

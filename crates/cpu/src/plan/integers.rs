@@ -4,7 +4,6 @@
 //! operands are dequantized from. Dequantize nodes that only such groups read never run.
 
 use super::build::operands;
-use super::fuse::clamp;
 use crate::dense::rescale::Grid;
 use lowbit_core::DType;
 use lowbit_core::ir::{Arg, Def, Key, Node, NodeId, Program, ValueId};
@@ -190,7 +189,7 @@ impl Finder<'_> {
         let mut joined = vec![n];
         // A clamp between, unless it is all there is.
         let (mut root, mut bounds) = (last, (f32::NEG_INFINITY, f32::INFINITY));
-        if let Some(found) = clamp(self.node(last).op(), self.node(last).args())
+        if let Some(found) = ops::bounds(self.node(last).op(), self.node(last).args())
             && let Some(inner) = self.node(last).operands().next().and_then(|v| self.sole(v))
             && *self.node(inner).op() != ops::DEQUANTIZE_PER_TENSOR
         {
@@ -313,7 +312,9 @@ impl Integers {
             };
             let (x, output, chain) = (*x, *output, chain.clone());
             let &[bounding, quantize] = &chain[..] else { continue };
-            let Some(bounds) = clamp(find.node(bounding).op(), find.node(bounding).args()) else { continue };
+            let Some(bounds) = ops::bounds(find.node(bounding).op(), find.node(bounding).args()) else {
+                continue;
+            };
             let floats = find.node(bounding).operands().next();
             let hidden = find.sole(x.value).is_some() && floats.is_some_and(|v| find.sole(v).is_some());
             if !hidden

@@ -2,7 +2,8 @@
 //! `HistogramObserver`. Bin counts, the growth of the range and the search are done in its floating-point steps, down to
 //! the order of sums: near the ends of the range a single unit in the last place decides which way the search goes.
 
-use super::{Batch, Bins, Observer, ObserverError, ObserverState, Plain, Scan, field};
+use super::{Batch, Bins, Bounded, Observer, ObserverError, ObserverState, Plain, Scan, field};
+use crate::ir::ValueId;
 use crate::quant::{QParams, QuantSpec};
 use ndarray::ArrayViewD;
 use std::sync::OnceLock;
@@ -20,11 +21,28 @@ pub(super) struct Histogram {
     max: f32,
     /// What [`search`](Self::search) found for these counts: it is asked for more than once.
     best: OnceLock<(f32, f32)>,
+    last: Option<Counted>,
+}
+
+/// The last batch that was counted: of which value, and where its elements are, all of them.
+#[derive(Debug)]
+struct Counted {
+    value: ValueId,
+    bins: Bins,
+    counts: Vec<u32>,
 }
 
 impl Histogram {
     pub(super) fn new(spec: &QuantSpec, bins: usize) -> Self {
-        Histogram { spec: spec.clone(), counts: vec![], bins, min: 0.0, max: 0.0, best: OnceLock::new() }
+        Histogram {
+            spec: spec.clone(),
+            counts: vec![],
+            bins,
+            min: 0.0,
+            max: 0.0,
+            best: OnceLock::new(),
+            last: None,
+        }
     }
 
     /// Adds counts over `min..=max`, a range that holds the present one.
@@ -239,10 +257,19 @@ impl Observer for Histogram {
     }
 
     fn look(&mut self, batch: &Batch<'_>) {
+        let last = self.last.take();
         let Some((lo, hi)) = batch.extremes().range else { return };
         let (min, max) = if self.counts.is_empty() { (lo, hi) } else { (self.min.min(lo), self.max.max(hi)) };
-        let counts = batch.histogram(bins(self.bins, min, max));
-        self.combine(counts.into_iter().map(|n| n as f32).collect(), min, max);
+        let bins = bins(self.bins, min, max);
+        // What an activation bounds is counted already, if it was looked at just before.
+        let follows = |last: &Counted, b: Bounded| b.of == last.value && bins == last.bins;
+        let counts = match (last, batch.bounded()) {
+            (Some(last), Some(b)) if follows(&last, b) => b.histogram(bins, last.counts),
+            _ => batch.histogram(bins),
+        };
+        self.combine(counts.iter().map(|&n| n as f32).collect(), min, max);
+        let whole = batch.value().filter(|_| batch.extremes().not_finite == 0);
+        self.last = whole.map(|value| Counted { value, bins, counts });
     }
 
     fn merge(&mut self, later: &ObserverState) -> Result<(), ObserverError> {

@@ -7,7 +7,7 @@ mod placeholder;
 mod recording;
 mod scan;
 
-pub use scan::{Batch, Bins, Extremes, Plain, Scan, extremes};
+pub use scan::{Batch, Bins, Bounded, Extremes, Plain, Scan, extremes};
 
 use super::spec::{Observer, ObserverError, ObserverKind, ObserverState, QuantSpec};
 use super::{Granularity, Mapping, QuantizeError};

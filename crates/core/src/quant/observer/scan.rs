@@ -1,6 +1,7 @@
 //! The passes over all elements that observers need. The algorithms are here, in plain Rust; an executor compiles them for
 //! the machine it runs on and shares them out among its threads. Results are the same.
 
+use crate::ir::ValueId;
 use crate::quant::qparams::NO_FRACTIONS;
 use ndarray::ArrayViewD;
 use std::borrow::Cow;
@@ -136,12 +137,48 @@ fn histogram(x: &[f32], bins: Bins) -> Vec<u32> {
     bins.of_places(counts)
 }
 
+/// How a value follows from another one, of the same elements: each is at least `low` and at most `high` now, or as it was.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub struct Bounded {
+    /// The other value.
+    pub of: ValueId,
+    /// The least that an element can be.
+    pub low: f32,
+    /// The greatest, not below `low`.
+    pub high: f32,
+}
+
+impl Bounded {
+    /// The extremes, if those of the other value are `of`: bounds keep the order of elements.
+    pub fn extremes(self, of: Extremes) -> Option<Extremes> {
+        let (least, greatest) = of.range.filter(|_| of.not_finite == 0)?;
+        let [least, greatest] = [least, greatest].map(|x| x.max(self.low).min(self.high));
+        (least.is_finite() && greatest.is_finite()).then(|| Extremes::of(least, greatest))
+    }
+
+    /// The histogram, if that of the other value, all of whose elements are in it, is `counts`: what is out of bounds moves to the
+    /// bins of these.
+    pub fn histogram(self, bins: Bins, mut counts: Vec<u32>) -> Vec<u32> {
+        let place = |x: f32| (bins.place(x.max(bins.low).min(bins.high)) as usize).min(bins.count - 1);
+        let (first, last) = (place(self.low), place(self.high));
+        let below: u32 = counts[..first].iter().sum();
+        let above: u32 = counts[last + 1..].iter().sum();
+        counts[..first].fill(0);
+        counts[last + 1..].fill(0);
+        counts[first] += below;
+        counts[last] += above;
+        counts
+    }
+}
+
 /// What an observer looks at: one batch, and what is found out about it once for all who look.
 pub struct Batch<'a> {
     view: ArrayViewD<'a, f32>,
     scan: &'a dyn Scan,
     copied: OnceCell<Vec<f32>>,
     extremes: OnceCell<Extremes>,
+    value: Option<ValueId>,
+    bounded: Option<Bounded>,
 }
 
 impl std::fmt::Debug for Batch<'_> {
@@ -153,13 +190,30 @@ impl std::fmt::Debug for Batch<'_> {
 impl<'a> Batch<'a> {
     /// A batch in any memory order.
     pub fn new(view: ArrayViewD<'a, f32>, scan: &'a dyn Scan) -> Self {
-        Batch { view, scan, copied: OnceCell::new(), extremes: OnceCell::new() }
+        let (copied, extremes) = (OnceCell::new(), OnceCell::new());
+        Batch { view, scan, copied, extremes, value: None, bounded: None }
+    }
+
+    /// The batch as what a value holds, and how that follows from another one.
+    #[must_use]
+    pub fn of_value(self, value: ValueId, bounded: Option<Bounded>) -> Self {
+        Batch { value: Some(value), bounded, ..self }
     }
 
     /// The batch with extremes that are known already.
     #[must_use]
     pub fn with_extremes(self, known: Option<Extremes>) -> Self {
         Batch { extremes: known.map_or_else(OnceCell::new, OnceCell::from), ..self }
+    }
+
+    /// The value that holds it, where that is known.
+    pub fn value(&self) -> Option<ValueId> {
+        self.value
+    }
+
+    /// How it follows from another value, if it does. That one may have been looked at before in the same run.
+    pub fn bounded(&self) -> Option<Bounded> {
+        self.bounded
     }
 
     /// The batch itself.
@@ -197,6 +251,7 @@ pub(super) fn elements<'a>(x: &'a ArrayViewD<'_, f32>) -> Cow<'a, [f32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ir::Key;
 
     #[test]
     fn ranges_skip_what_is_not_finite() {
@@ -209,6 +264,30 @@ mod tests {
         assert_eq!(range(&[f32::NAN]), (None, 1));
         assert_eq!(range(&[]), (None, 0));
         assert_eq!(range(&[f32::MAX, f32::MIN]), (Some((f32::MIN, f32::MAX)), 0));
+    }
+
+    #[test]
+    fn bounds_move_counts_to_their_bins() {
+        let x: Vec<f32> = (0..5000).map(|i| (i as f32 * 0.37).sin() * 4.0 + 0.5).collect();
+        let Some((low, high)) = extremes(&x).range else { unreachable!("all are finite") };
+        let numbers = [f32::NEG_INFINITY, -9.0, low, -1.0, 0.0, 0.3, 3.0, high, 9.0, f32::INFINITY];
+        for bins in [1, 7, 2048].map(|count| Bins { low, high, count }) {
+            let pairs = numbers.iter().flat_map(|&a| numbers.iter().map(move |&b| (a, b)));
+            // Bounds between which some elements lie do not widen the range.
+            for (a, b) in pairs.filter(|&(a, b)| a <= b && a <= high && b >= low) {
+                let (bounded, of) = (Bounded { of: ValueId::new(0), low: a, high: b }, extremes(&x));
+                let clamped: Vec<f32> = x.iter().map(|x| x.clamp(a, b)).collect();
+                assert_eq!(
+                    bounded.histogram(bins, histogram(&x, bins)),
+                    histogram(&clamped, bins),
+                    "{a} {b}"
+                );
+                assert_eq!(bounded.extremes(of), Some(extremes(&clamped)), "{a} {b}");
+            }
+        }
+        let bounded = Bounded { of: ValueId::new(0), low: 0.0, high: 1.0 };
+        assert_eq!(bounded.extremes(Extremes { range: Some((0.0, 3.0)), not_finite: 1 }), None);
+        assert_eq!(bounded.extremes(Extremes::NONE), None);
     }
 
     #[test]
