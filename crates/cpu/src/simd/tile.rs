@@ -6,7 +6,7 @@
 
 use super::finish::{Finish, Floats};
 use super::vector::{Portable, Vector};
-use super::{Ahead, Isa, Kind, ZEROS, fetch, shares};
+use super::{Ahead, Isa, Kind, LINE, ZEROS, fetch, fetch_line, shares};
 use std::ops::Range;
 use std::slice::Chunks;
 
@@ -258,6 +258,9 @@ unsafe fn portable<const SEE: bool>(s: Strip<'_>, to: Floats<'_, SEE>) {
 /// Rows of a tile that are few: there are registers for more than one step along the depth, and little work to hide a fetch behind.
 pub(super) const FEW: usize = 6;
 
+/// How far ahead a panel is fetched that is read once, in elements: what is multiplied while a line comes from memory.
+const DISTANCE: usize = 4096;
+
 /// The kernel: some rows in tiles of `M`, `N` registers of columns.
 #[inline(always)]
 unsafe fn tiles<V: Vector, const M: usize, const N: usize, const SEE: bool>(
@@ -268,6 +271,8 @@ unsafe fn tiles<V: Vector, const M: usize, const N: usize, const SEE: bool>(
     rows: Range<usize>,
 ) {
     let (depth, stride, cols) = (s.depth, s.stride, s.cols);
+    // A panel that meets no other rows is read from far away as it is multiplied, and so is the one behind it.
+    let once = rows.len() <= M;
     let mut padded: [f32; 14 * WIDEST];
     // SAFETY: rows, panel, bias, result and residual reach as far as `strip` has checked; columns beyond `cols` are read from
     // the padded panel and bias only, and never written.
@@ -275,7 +280,7 @@ unsafe fn tiles<V: Vector, const M: usize, const N: usize, const SEE: bool>(
         for row in rows.step_by(M) {
             let share = next.next().unwrap_or_default();
             let mut ahead = Ahead::new(share);
-            if M <= FEW {
+            if M <= FEW && !once {
                 fetch(share);
             }
             let out = to.out.as_mut_ptr().add(row * stride);
@@ -321,6 +326,11 @@ unsafe fn tiles<V: Vector, const M: usize, const N: usize, const SEE: bool>(
                 let width = 2 * V::LANES;
                 let mut k = 0;
                 while M <= FEW && k + 4 <= depth {
+                    if once {
+                        for line in 0..4 * width / LINE {
+                            fetch_line(panel.wrapping_add(DISTANCE + line * LINE));
+                        }
+                    }
                     for i in 0..4 {
                         step!(k + i, panel.add(i * width));
                     }
