@@ -30,6 +30,7 @@ impl Profile {
         let what = match &step.run {
             Run::Reorder => "change of memory format".to_string(),
             Run::Nothing | Run::Kernel(_) | Run::ChannelsLast(_) => name.to_string(),
+            Run::Bound(..) => format!("{name}, in place"),
             Run::Convolve(g, ..) if g.groups > 1 => format!("{name} of groups, prepacked"),
             Run::Integer(IntegerStep::Convolve(g, _)) if g.groups > 1 => {
                 format!("{name} of groups, integers")

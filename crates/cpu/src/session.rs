@@ -257,6 +257,23 @@ fn carry_out(
             multiply(isa, threads, x, rows, depth, &p.panels, &p.bias, out, epilogue(*clamp));
             Ok(())
         }
+        Run::Bound(low, high) => {
+            let out = bytemuck::cast_slice_mut::<u8, f32>(outs[0]);
+            // NaN stays NaN.
+            let bound = |x: f32| if x < *low { *low } else { x };
+            let bound = |x: f32| if bound(x) > *high { *high } else { bound(x) };
+            threads.for_each(
+                out.chunks_mut(PART),
+                || (),
+                |(), part| {
+                    isa.vectorize(
+                        #[inline(always)]
+                        || part.iter_mut().for_each(|x| *x = bound(*x)),
+                    );
+                },
+            );
+            Ok(())
+        }
         Run::Integer(integer) => {
             let input = |layer: &Layer| {
                 let (signed, zero) = layer.input;

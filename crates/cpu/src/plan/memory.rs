@@ -40,20 +40,13 @@ fn places(mut lives: Vec<Life>) -> Vec<(usize, Life)> {
 
 /// The computed slots, their sizes in whole cache lines.
 fn lives(plan: &Plan) -> Vec<Life> {
-    let mut last = vec![0; plan.slots.len()];
-    for (at, step) in plan.steps.iter().enumerate() {
-        let watched = step.watched.iter().map(|(_, s)| s);
-        for &s in step.inputs.iter().chain(&step.outputs).chain(watched) {
-            last[plan.root(s)] = at;
-        }
-    }
-    for &s in &plan.results {
-        last[plan.root(s)] = plan.steps.len();
-    }
+    let last = plan.last_steps();
+    // A step may write what another has made.
+    let mut made = vec![false; plan.slots.len()];
     let outputs =
         plan.steps.iter().enumerate().flat_map(|(at, step)| step.outputs.iter().map(move |&s| (at, s)));
     outputs
-        .filter(|&(_, s)| plan.root(s) == s)
+        .filter(|&(_, s)| plan.root(s) == s && !std::mem::replace(&mut made[s], true))
         .map(|(first, slot)| {
             let bytes = plan.slots[slot].bytes().next_multiple_of(64);
             Life { slot, bytes, first, last: last[slot] }

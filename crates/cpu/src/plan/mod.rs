@@ -6,7 +6,8 @@
 
 mod build;
 mod constants;
-pub(crate) mod fuse;
+mod fuse;
+mod in_place;
 mod integer_steps;
 mod integers;
 mod layout;
@@ -84,6 +85,8 @@ pub enum Run {
     Convolve(Geometry, Arc<Filter>, (f32, f32)),
     /// `x · weights + bias`; the second input is the residual.
     Multiply(Arc<Product>, (f32, f32)),
+    /// Bounds its output, which holds the input.
+    Bound(f32, f32),
     /// Something on quantized integers.
     Integer(IntegerStep),
 }
@@ -158,8 +161,24 @@ impl Plan {
     ) -> Result<Plan, RunError> {
         let builder = build::Builder::new(program, bindings, watch, constant, shared, isa)?;
         let mut plan = builder.finish(simulate)?;
+        in_place::bound(program, &mut plan);
         memory::assign(&mut plan);
         Ok(plan)
+    }
+
+    /// The last step that needs each slot's bytes, by what [`root`](Self::root) they are of: one behind all steps for results.
+    fn last_steps(&self) -> Vec<usize> {
+        let mut last = vec![0; self.slots.len()];
+        for (at, step) in self.steps.iter().enumerate() {
+            let watched = step.watched.iter().map(|(_, s)| s);
+            for &s in step.inputs.iter().chain(&step.outputs).chain(watched) {
+                last[self.root(s)] = at;
+            }
+        }
+        for &s in &self.results {
+            last[self.root(s)] = self.steps.len();
+        }
+        last
     }
 
     /// The slot whose bytes this one has.
