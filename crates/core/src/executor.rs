@@ -3,6 +3,7 @@
 use crate::ir::{BindError, Program, ValueId};
 use crate::quant::observer::{Extremes, Plain, Scan};
 use crate::tensor::{Tensor, TensorView};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Receives each watched value once a run, in program order.
@@ -11,10 +12,36 @@ pub type Probe<'a> = dyn FnMut(ValueId, Watched<'_>) + 'a;
 /// A watched value.
 #[derive(Debug)]
 pub struct Watched<'a> {
-    /// Its elements.
+    /// Its elements; none where only the extremes were asked for, and are there.
     pub view: TensorView<'a>,
     /// Their extremes, where the executor found them on the way.
     pub extremes: Option<Extremes>,
+}
+
+/// What a probe needs to see.
+#[derive(Clone, Debug, Default)]
+pub struct Watchlist {
+    /// Values whose elements it looks at.
+    pub elements: BTreeSet<ValueId>,
+    /// Values of which it needs the extremes only: an executor need not keep their elements, if it finds these on the way.
+    pub extremes: BTreeSet<ValueId>,
+}
+
+impl Watchlist {
+    /// The elements of these values.
+    pub fn elements(values: &[ValueId]) -> Watchlist {
+        Watchlist { elements: values.iter().copied().collect(), extremes: BTreeSet::new() }
+    }
+
+    /// Whether a value is shown.
+    pub fn contains(&self, v: ValueId) -> bool {
+        self.elements.contains(&v) || self.extremes.contains(&v)
+    }
+
+    /// Whether no value is shown.
+    pub fn is_empty(&self) -> bool {
+        self.elements.is_empty() && self.extremes.is_empty()
+    }
 }
 
 /// Runs programs.
@@ -25,6 +52,15 @@ pub trait Executor: std::fmt::Debug + Sync {
     /// # Errors
     /// When the program holds something this executor cannot run.
     fn load(&self, program: &Program, watch: &[ValueId]) -> Result<Box<dyn Session>, RunError>;
+
+    /// As [`load`](Self::load), for a probe that does not need the elements of every value.
+    ///
+    /// # Errors
+    /// As there.
+    fn load_watching(&self, program: &Program, watch: &Watchlist) -> Result<Box<dyn Session>, RunError> {
+        let all: Vec<ValueId> = watch.elements.union(&watch.extremes).copied().collect();
+        self.load(program, &all)
+    }
 }
 
 /// A loaded program. Mutated buffers keep their state from run to run.

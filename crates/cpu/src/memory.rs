@@ -80,6 +80,12 @@ impl Drop for Scratch {
     }
 }
 
+/// No bytes, aligned like the others: elements of any type can be looked for in them.
+pub fn nothing() -> &'static [u8] {
+    const NONE: &[Line] = &[];
+    bytemuck::cast_slice(NONE)
+}
+
 /// What may be read of memory while parts of it are written: pieces, and where they start.
 #[derive(Clone, Debug)]
 pub struct Rest<'a>(Vec<(usize, &'a [u8])>);
@@ -96,7 +102,7 @@ impl<'a> Rest<'a> {
     /// When it does not: a bug of whoever gave values their places.
     pub fn bytes(&self, range: Range<usize>) -> &'a [u8] {
         if range.is_empty() {
-            return &[];
+            return nothing();
         }
         let piece = self.0.partition_point(|(start, _)| *start <= range.start) - 1;
         let (start, bytes) = self.0[piece];
@@ -145,6 +151,7 @@ mod tests {
         assert_eq!(taken, [&[12u8, 13, 14][..], &[], &[4, 5]]);
         assert_eq!((rest.bytes(0..4), rest.bytes(7..12)), (&[0, 1, 2, 3][..], &[7, 8, 9, 10, 11][..]));
         assert_eq!((rest.bytes(15..20).len(), rest.bytes(13..13).len()), (5, 0));
+        assert!(bytemuck::cast_slice::<u8, f64>(rest.bytes(13..13)).is_empty());
         taken.into_iter().for_each(|part| part.fill(0));
         assert_eq!(memory.iter().filter(|&&b| b == 0).count(), 6);
     }

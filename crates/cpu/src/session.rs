@@ -7,21 +7,23 @@ use crate::dense::integer;
 use crate::dense::strips::Quantized;
 use crate::dense::{Epilogue, Watch};
 use crate::kernel::{Kernel, KernelCall, KernelError, TensorMut, TensorRef};
-use crate::memory::{Aligned, Rest, take_out};
+use crate::memory::{Aligned, Rest, nothing, take_out};
 use crate::parallel::Threads;
-use crate::plan::{IntegerStep, Layer, Layout, Place, Plan, Run, Shared, Step, constant_values, reorder};
+use crate::plan::{
+    IntegerStep, Layer, Layout, Place, Plan, Run, Shared, Step, UNBOUNDED, constant_values, reorder,
+};
 use crate::profile::{OperatorTime, Profile};
 use crate::scan::CpuScan;
 use crate::simd::Isa;
 use bytes::Bytes;
 use lowbit_core::dtype::DType;
-use lowbit_core::executor::{Executor, Probe, RunError, Session, Watched};
+use lowbit_core::executor::{Executor, Probe, RunError, Session, Watched, Watchlist};
 use lowbit_core::ir::{Key, MutationTarget, Program, ValueId};
 use lowbit_core::passes::{FoldBatchNorm, Pass};
 use lowbit_core::quant::observer::{Extremes, Scan};
 use lowbit_core::symint::Bindings;
 use lowbit_core::{Tensor, TensorView};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -56,11 +58,11 @@ impl CpuExecutor {
         Ok(CpuExecutor { threads, ..self })
     }
 
-    /// As [`load`](Executor::load), with what a session of this executor offers besides.
+    /// As [`load_watching`](Executor::load_watching), with what a session of this executor offers besides.
     ///
     /// # Errors
     /// When the program holds an operator without a kernel.
-    pub fn open(&self, program: &Program, watch: &[ValueId]) -> Result<CpuSession, RunError> {
+    pub fn open(&self, program: &Program, watch: &Watchlist) -> Result<CpuSession, RunError> {
         for n in program.graph.nodes() {
             let op = program.graph.node(n).op();
             if crate::kernel::kernel(op).is_none() {
@@ -74,7 +76,7 @@ impl CpuExecutor {
         }
         Ok(CpuSession {
             state: program.constants.iter().map(|(_, c)| c.tensor.clone()).collect(),
-            watch: watch.iter().copied().collect(),
+            watch: watch.clone(),
             constant: constant_values(&program),
             shared: Shared::default(),
             isa: self.isa,
@@ -90,6 +92,10 @@ impl CpuExecutor {
 
 impl Executor for CpuExecutor {
     fn load(&self, program: &Program, watch: &[ValueId]) -> Result<Box<dyn Session>, RunError> {
+        self.load_watching(program, &Watchlist::elements(watch))
+    }
+
+    fn load_watching(&self, program: &Program, watch: &Watchlist) -> Result<Box<dyn Session>, RunError> {
         Ok(Box::new(self.open(program, watch)?))
     }
 }
@@ -100,7 +106,7 @@ pub struct CpuSession {
     program: Program,
     /// Constants by id; mutated buffers change from run to run.
     state: Vec<Tensor>,
-    watch: BTreeSet<ValueId>,
+    watch: Watchlist,
     /// By value: whether it is the same in every run.
     constant: Vec<bool>,
     isa: Isa,
@@ -164,7 +170,7 @@ impl<'a> Memory<'a> {
             Place::Const(c) => self.state[c].bytes(),
             Place::Folded(i) => self.plan.folded[i].bytes(),
             Place::Arena(at) => self.arena.bytes(at..at + root.bytes()),
-            Place::Alias(_) | Place::Nowhere => &[],
+            Place::Alias(_) | Place::Nowhere => nothing(),
         }
     }
 
@@ -178,13 +184,10 @@ impl<'a> Memory<'a> {
         TensorRef { dtype: s.dtype, shape: if logical { &s.shape } else { &s.dims }, bytes: self.bytes(slot) }
     }
 
-    /// Shows values to the probe; `known`: the extremes of a slot.
-    fn show(&self, watched: &[(ValueId, usize)], known: Option<(usize, Extremes)>, probe: &mut Probe<'_>) {
-        for &(v, slot) in watched {
-            let s = &self.plan.slots[slot];
-            let extremes = known.filter(|(of, _)| self.plan.same(slot, *of)).map(|(_, extremes)| extremes);
-            probe(v, Watched { view: view(s.dtype, &s.dims, s.layout, self.bytes(slot)), extremes });
-        }
+    /// Shows a value to the probe.
+    fn show(&self, v: ValueId, slot: usize, extremes: Option<Extremes>, probe: &mut Probe<'_>) {
+        let s = &self.plan.slots[slot];
+        probe(v, Watched { view: view(s.dtype, &s.dims, s.layout, self.bytes(slot)), extremes });
     }
 
     fn copy(&self, slot: usize) -> Tensor {
@@ -223,8 +226,8 @@ impl CpuSession {
     }
 }
 
-/// Carries out one step; its outputs have been taken out of `memory`. The extremes of the result go to `watch`, if the step finds
-/// them on the way.
+/// Carries out one step; its outputs have been taken out of `memory`. The extremes of what it bounds by `clamp` go to `watch`, if the
+/// step finds them on the way.
 fn carry_out(
     threads: &Threads,
     step: &Step,
@@ -232,11 +235,12 @@ fn carry_out(
     memory: Memory<'_>,
     outs: &mut [&mut [u8]],
     isa: Isa,
+    clamp: (f32, f32),
     watch: Option<&Watch>,
 ) -> Result<(), KernelError> {
     let plan = memory.plan;
     let residual = || step.inputs.get(1).map(|&r| memory.f32(r));
-    let epilogue = |clamp| Epilogue { residual: residual(), clamp, watch };
+    let epilogue = || Epilogue { residual: residual(), clamp, watch };
     match &step.run {
         Run::Nothing => Ok(()),
         Run::Reorder => {
@@ -245,33 +249,20 @@ fn carry_out(
             reorder(&from.shape, from.dtype.size(), memory.bytes(step.inputs[0]), outs[0], last);
             Ok(())
         }
-        Run::Convolve(g, filter, clamp) => {
+        Run::Convolve(g, filter, _) => {
             let out = bytemuck::cast_slice_mut(outs[0]);
-            convolve(isa, threads, g, filter, memory.f32(step.inputs[0]), out, epilogue(*clamp));
+            convolve(isa, threads, g, filter, memory.f32(step.inputs[0]), out, epilogue());
             Ok(())
         }
-        Run::Multiply(p, clamp) => {
+        Run::Multiply(p, _) => {
             let (x, depth) = (memory.f32(step.inputs[0]), p.panels.depth);
             let out = bytemuck::cast_slice_mut::<u8, f32>(outs[0]);
             let rows = out.len().checked_div(p.panels.columns).unwrap_or(0);
-            multiply(isa, threads, x, rows, depth, &p.panels, &p.bias, out, epilogue(*clamp));
+            multiply(isa, threads, x, rows, depth, &p.panels, &p.bias, out, epilogue());
             Ok(())
         }
         Run::Bound(low, high) => {
-            let out = bytemuck::cast_slice_mut::<u8, f32>(outs[0]);
-            // NaN stays NaN.
-            let bound = |x: f32| if x < *low { *low } else { x };
-            let bound = |x: f32| if bound(x) > *high { *high } else { bound(x) };
-            threads.for_each(
-                out.chunks_mut(PART),
-                || (),
-                |(), part| {
-                    isa.vectorize(
-                        #[inline(always)]
-                        || part.iter_mut().for_each(|x| *x = bound(*x)),
-                    );
-                },
-            );
+            bound(threads, isa, (*low, *high), outs[0]);
             Ok(())
         }
         Run::Integer(integer) => {
@@ -339,6 +330,22 @@ fn carry_out(
             }
         }
     }
+}
+
+/// Bounds floats in place; NaN stays NaN.
+fn bound(threads: &Threads, isa: Isa, (low, high): (f32, f32), out: &mut [u8]) {
+    let above = |x: f32| if x < low { low } else { x };
+    let bound = |x: f32| if above(x) > high { high } else { above(x) };
+    threads.for_each(
+        bytemuck::cast_slice_mut::<u8, f32>(out).chunks_mut(PART),
+        || (),
+        |(), part| {
+            isa.vectorize(
+                #[inline(always)]
+                || part.iter_mut().for_each(|x| *x = bound(*x)),
+            );
+        },
+    );
 }
 
 /// Elements that are worth another thread.
@@ -423,25 +430,47 @@ impl CpuSession {
         let state = &self.state[..];
         let now = |on: bool| on.then(Instant::now);
         let whole = Rest::all(self.arena.bytes());
-        Memory { plan, inputs, state, arena: &whole }.show(&plan.watched_first, None, probe);
+        let memory = Memory { plan, inputs, state, arena: &whole };
+        plan.watched_first.iter().for_each(|&(v, slot)| memory.show(v, slot, None, probe));
         for step in &plan.steps {
             let part = |&s: &usize| match plan.slots[s].place {
                 Place::Arena(at) => Some(at..at + plan.slots[s].bytes()),
                 _ => None,
             };
-            // Outputs are taken out, so that inputs can be borrowed beside them; a step never reads what it writes.
             let parts: Vec<_> = step.outputs.iter().filter_map(part).collect();
-            let (mut outs, rest) = take_out(self.arena.bytes_mut(), &parts);
-            let memory = Memory { plan, inputs, state, arena: &rest };
+            let (program, threads, isa) = (&self.program, &self.threads, self.isa);
+            // Outputs are taken out, so that inputs can be borrowed beside them; a step never reads what it writes.
+            let run = |arena: &mut Aligned, clamp: (f32, f32), watch: Option<&Watch>| {
+                let (mut outs, rest) = take_out(arena.bytes_mut(), &parts);
+                let memory = Memory { plan, inputs, state, arena: &rest };
+                carry_out(threads, step, program, memory, &mut outs, isa, clamp, watch)
+                    .map_err(|e| RunError::node(program, step.node, e.0))
+            };
+            let clamp = step.clamp();
             let begin = now(self.profile.is_some());
-            let watch = (!step.watched.is_empty()).then(Watch::default);
-            carry_out(&self.threads, step, &self.program, memory, &mut outs, self.isa, watch.as_ref())
-                .map_err(|e| RunError::node(&self.program, step.node, e.0))?;
+            let watch = (!step.watched.is_empty() || step.unbounded.is_some()).then(Watch::default);
+            run(&mut self.arena, clamp, watch.as_ref())?;
             let done = now(begin.is_some());
-            if let Some(watch) = watch {
-                let whole = Rest::all(self.arena.bytes());
-                let known = step.outputs.first().copied().zip(watch.found());
-                Memory { plan, inputs, state, arena: &whole }.show(&step.watched, known, probe);
+            let found = watch.and_then(Watch::found);
+            if let (Some(v), &[out]) = (step.unbounded, &step.outputs[..]) {
+                if found.is_some() {
+                    let view = view(DType::F32, &[0], Layout::Contiguous, nothing());
+                    probe(v, Watched { view, extremes: found });
+                } else {
+                    // What is not finite has to be counted, before it is bounded.
+                    run(&mut self.arena, UNBOUNDED, None)?;
+                    let whole = Rest::all(self.arena.bytes());
+                    Memory { plan, inputs, state, arena: &whole }.show(v, out, None, probe);
+                    let (outs, _) = take_out(self.arena.bytes_mut(), &parts);
+                    outs.into_iter().for_each(|out| bound(threads, isa, clamp, out));
+                }
+            }
+            let whole = Rest::all(self.arena.bytes());
+            let memory = Memory { plan, inputs, state, arena: &whole };
+            let known = found.and_then(|found| found.bounded(clamp.0, clamp.1));
+            for &(v, slot) in &step.watched {
+                let same = step.outputs.first().is_some_and(|&out| plan.same(slot, out));
+                memory.show(v, slot, known.filter(|_| same), probe);
             }
             if let (Some(profile), Some(begin), Some(done)) = (&mut self.profile, begin, done) {
                 profile.add(&self.program, step, done - begin, done.elapsed());

@@ -7,7 +7,7 @@ use crate::data::Dataset;
 use crate::error::CliError;
 use crate::output::{check_writable, peak_rss_bytes, write_file};
 use lowbit_core::backend::{Backend, Options};
-use lowbit_core::executor::Session;
+use lowbit_core::executor::{Session, Watchlist};
 use lowbit_core::flow::{Prepared, prepare_with};
 use lowbit_core::ir::{NodeId, Program, TensorType};
 use lowbit_core::passes::PassError;
@@ -124,7 +124,7 @@ struct Work {
 impl Work {
     fn new(args: &Bench, program: &Program, executor: &CpuExecutor) -> Result<Work, CliError> {
         let Some(observer) = args.calibrate else {
-            return Ok(Work { session: executor.open(program, &[])?, prepared: None });
+            return Ok(Work { session: executor.open(program, &Watchlist::default())?, prepared: None });
         };
         let registry = Registry::linked()?;
         let backend: &dyn Backend = match &args.backend {
@@ -135,7 +135,7 @@ impl Work {
         let inner = backend.quantizer(recipe, &Options::new())?;
         let watching = Watching { inner, observer: kind(observer) };
         let prepared = prepare_with(program.clone(), &watching, executor)?;
-        let session = executor.open(prepared.program(), &prepared.watched())?;
+        let session = executor.open(prepared.program(), &prepared.watchlist())?;
         Ok(Work { session, prepared: Some(prepared) })
     }
 

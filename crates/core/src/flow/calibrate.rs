@@ -18,7 +18,7 @@ impl Prepared {
     /// # Errors
     /// When the executor cannot run the program.
     pub fn load(&self, executor: &dyn Executor) -> Result<Box<dyn Session>, Error> {
-        Ok(executor.load(&self.program, &self.watched())?)
+        Ok(executor.load_watching(&self.program, &self.watchlist())?)
     }
 
     /// Runs one call of the program and lets the observers watch.
@@ -151,7 +151,7 @@ fn with_batch(
         }
     };
     let bounded = bounded(program, v);
-    let follow = |bounded: Bounded| bounded.extremes(last.filter(|(of, _)| *of == bounded.of)?.1);
+    let follow = |b: Bounded| last.filter(|(of, _)| *of == b.of)?.1.bounded(b.low, b.high);
     let known = seen.extremes.or_else(|| bounded.and_then(follow));
     let batch = Batch::new(x, scan).with_extremes(known).of_value(v, bounded);
     f(&batch);

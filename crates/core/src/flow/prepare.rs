@@ -1,7 +1,7 @@
 //! `prepare`: annotations become groups with observers.
 
 use super::Error;
-use crate::executor::Executor;
+use crate::executor::{Executor, Watchlist};
 use crate::ir::{Key, NodeId, Program, ValueId};
 use crate::passes::{FoldBatchNorm, FoldConstants, Pass, PassError, Pipeline, fold_constants};
 use crate::quant::{
@@ -182,6 +182,15 @@ impl Prepared {
     /// The values that observers watch while the program runs.
     pub fn watched(&self) -> Vec<ValueId> {
         self.watch.keys().copied().collect()
+    }
+
+    /// What observers need to see of these.
+    pub fn watchlist(&self) -> Watchlist {
+        let looks = |g: &usize| self.observers[*g].as_ref().is_some_and(|o| o.needs_elements());
+        let (elements, extremes): (Vec<_>, Vec<_>) =
+            self.watch.iter().partition(|(_, groups)| groups.iter().any(looks));
+        let values = |list: Vec<(&ValueId, _)>| list.into_iter().map(|(v, _)| *v).collect();
+        Watchlist { elements: values(elements), extremes: values(extremes) }
     }
 
     /// Values that were not finite during calibration, by name, with the number of such elements. Observers left those

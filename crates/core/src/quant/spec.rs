@@ -207,6 +207,11 @@ pub trait Observer: Debug + Send {
         self.observe(batch.view());
     }
 
+    /// Whether it looks at elements, rather than only at [`Batch::extremes`]; a batch may come without elements otherwise.
+    fn needs_elements(&self) -> bool {
+        true
+    }
+
     /// Adds what another observer of the same kind and spec has seen, as if it came after what this one has seen.
     ///
     /// # Errors

@@ -83,16 +83,21 @@ pub(super) fn product_by_columns(
         let columns = columns.min(some.end * width) - from * width;
         (some, columns, vec![0f32; count * columns])
     };
+    // Sums are watched as they are, unless something is added to them here.
+    let watch = epilogue.watch.filter(|_| epilogue.residual.is_none());
+    let inner = Epilogue { watch, ..Epilogue::NONE };
+    if watch.is_none() {
+        epilogue.watch.inspect(|watch| watch.skip());
+    }
     let mut parts: Vec<(Range<usize>, usize, Vec<f32>)> =
         (0..panels.count()).step_by(step).map(part).collect();
     threads.for_each(
         parts.iter_mut(),
         || (),
         |(), (some, columns, out)| {
-            product(isa, rows, panels, some.clone(), bias, 0, *columns, out, Epilogue::NONE);
+            product(isa, rows, panels, some.clone(), bias, 0, *columns, out, inner);
         },
     );
-    epilogue.watch.inspect(|watch| watch.skip());
     let (low, high) = epilogue.clamp;
     for (some, part_columns, sums) in &parts {
         for (row, sums) in sums.chunks_exact(*part_columns).enumerate() {

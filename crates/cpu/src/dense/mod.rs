@@ -24,7 +24,7 @@ pub(crate) struct Epilogue<'a> {
     pub residual: Option<&'a [f32]>,
     /// Bounds; infinities for none.
     pub clamp: (f32, f32),
-    /// Where the extremes of the result go.
+    /// Where the extremes go, of what is bounded.
     pub watch: Option<&'a Watch>,
 }
 
@@ -34,7 +34,7 @@ impl Epilogue<'_> {
         Epilogue { residual: None, clamp: (f32::NEG_INFINITY, f32::INFINITY), watch: None };
 }
 
-/// The extremes of a result, found while it is computed, in parts and by several threads.
+/// The extremes of a result before it is bounded, found while it is computed, in parts and by several threads.
 #[derive(Debug, Default)]
 pub(crate) struct Watch(Mutex<Found>);
 

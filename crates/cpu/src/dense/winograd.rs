@@ -297,16 +297,16 @@ mod tests {
             let case = Case::new(geometry(channels, size, padding), |x| (x * 4.0).round());
             let want = case.reference();
             let residual = numbers(want.len(), 4, |x| (x * 50.0).round());
-            let bounded = |(sum, r): (&f64, &f32)| (*sum as f32 + r).clamp(-60.0, 70.0);
-            let with_residual: Vec<f32> = want.iter().zip(&residual).map(bounded).collect();
+            let sums: Vec<f32> = want.iter().zip(&residual).map(|(sum, r)| *sum as f32 + r).collect();
+            let bounded: Vec<f32> = sums.iter().map(|x| x.clamp(-60.0, 70.0)).collect();
             for isa in Isa::available() {
                 let exact: Vec<f64> = case.run(isa, 1, Epilogue::NONE).into_iter().map(f64::from).collect();
                 assert_eq!(exact, want, "{isa:?} {size:?} {padding:?}");
                 let watch = Watch::default();
                 let epilogue =
                     Epilogue { residual: Some(&residual), clamp: (-60.0, 70.0), watch: Some(&watch) };
-                assert_eq!(case.run(isa, 3, epilogue), with_residual, "{isa:?} {size:?} {padding:?}");
-                assert_eq!(watch.found(), Some(extremes(&with_residual)));
+                assert_eq!(case.run(isa, 3, epilogue), bounded, "{isa:?} {size:?} {padding:?}");
+                assert_eq!(watch.found(), Some(extremes(&sums)));
             }
         }
     }

@@ -14,11 +14,11 @@ use crate::kernels::channels_last;
 use crate::simd::Isa;
 use lowbit_core::Tensor;
 use lowbit_core::dtype::DType;
-use lowbit_core::executor::RunError;
+use lowbit_core::executor::{RunError, Watchlist};
 use lowbit_core::ir::{Def, Key, Node, NodeId, Program, ValueId};
 use lowbit_core::ops;
 use lowbit_core::symint::Bindings;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Operators whose output is their first operand's bytes as they are, in C order.
@@ -55,7 +55,7 @@ const COPIES: &[&str] = &[
 pub(super) struct Builder<'a> {
     pub(super) program: &'a Program,
     pub(super) bindings: &'a Bindings,
-    watch: &'a BTreeSet<ValueId>,
+    watch: &'a Watchlist,
     constant: &'a [bool],
     pub(super) shared: &'a mut Shared,
     pub(super) isa: Isa,
@@ -68,7 +68,7 @@ impl<'a> Builder<'a> {
     pub fn new(
         program: &'a Program,
         bindings: &'a Bindings,
-        watch: &'a BTreeSet<ValueId>,
+        watch: &'a Watchlist,
         constant: &'a [bool],
         shared: &'a mut Shared,
         isa: Isa,
@@ -82,7 +82,8 @@ impl<'a> Builder<'a> {
             folded: vec![],
         };
         let mut b = Builder { program, bindings, watch, constant, shared, isa, at: BTreeMap::new(), plan };
-        for &v in watch.iter().filter(|&&v| !matches!(program.graph.value(v).def(), Def::Node(..))) {
+        let given = |v: &ValueId| !matches!(program.graph.value(*v).def(), Def::Node(..));
+        for &v in watch.elements.union(&watch.extremes).filter(|&v| given(v)) {
             let slot = b.slot(v, Layout::Contiguous, None)?;
             b.plan.watched_first.push((v, slot));
         }
@@ -109,7 +110,7 @@ impl<'a> Builder<'a> {
             let first = self.plan.steps.len();
             if node.outputs().iter().all(|v| self.constant[v.index()]) {
                 // Computed when planning; a step is needed only to show it.
-                let watched = node.outputs().iter().filter(|v| self.watch.contains(v));
+                let watched = node.outputs().iter().filter(|v| self.watch.contains(**v));
                 for &v in watched.clone() {
                     self.slot(v, Layout::Contiguous, None)?;
                 }
@@ -124,9 +125,7 @@ impl<'a> Builder<'a> {
                 }
             }
             if self.plan.steps.len() > first {
-                let watched = node.outputs().iter().filter(|v| self.watch.contains(v));
-                let last = self.plan.steps.len() - 1;
-                self.plan.steps[last].watched = watched.map(|&v| (v, self.made(v))).collect();
+                self.watch_last(n);
             }
         }
         let results = self.program.user_outputs().iter().copied();
@@ -136,6 +135,16 @@ impl<'a> Builder<'a> {
             self.plan.results.push(slot);
         }
         Ok(self.plan)
+    }
+
+    /// Has the last step show what `n` computes, as far as it is watched.
+    fn watch_last(&mut self, n: NodeId) {
+        let outputs = self.program.graph.node(n).outputs();
+        let watched: Vec<(ValueId, usize)> =
+            outputs.iter().filter(|v| self.watch.contains(**v)).map(|&v| (v, self.made(v))).collect();
+        if let Some(step) = self.plan.steps.last_mut() {
+            step.watched = watched;
+        }
     }
 
     /// The slot that `v` was first made in.
@@ -168,7 +177,7 @@ impl<'a> Builder<'a> {
         inputs: Vec<usize>,
         outputs: Vec<usize>,
     ) {
-        self.plan.steps.push(Step { node, run, args, inputs, outputs, watched: vec![] });
+        self.plan.steps.push(Step { node, run, args, inputs, outputs, watched: vec![], unbounded: None });
     }
 
     /// A new slot of `v`, made by the step that follows.
@@ -281,6 +290,7 @@ impl<'a> Builder<'a> {
             }
             let out = self.make(fused.output, out_shape, Layout::ChannelsLast, Place::Nowhere);
             self.push(n, Run::Convolve(g, filter, fused.clamp), vec![], inputs, vec![out]);
+            self.unbounded(fused);
             return Ok(());
         }
         let product = match self.shared.products.get(&n) {
@@ -305,7 +315,15 @@ impl<'a> Builder<'a> {
         }
         let out = self.make(fused.output, out_shape, Layout::Contiguous, Place::Nowhere);
         self.push(n, Run::Multiply(product, fused.clamp), vec![], inputs, vec![out]);
+        self.unbounded(fused);
         Ok(())
+    }
+
+    /// Has the last step show what it bounds, if that is watched.
+    fn unbounded(&mut self, fused: &Fused) {
+        if let Some(step) = self.plan.steps.last_mut() {
+            step.unbounded = fused.unbounded;
+        }
     }
 
     /// The nodes of a group one by one.
@@ -317,6 +335,7 @@ impl<'a> Builder<'a> {
             if n == last {
                 return Ok(());
             }
+            self.watch_last(n);
             let [only] = g.value(g.node(n).output()).uses() else { return Ok(()) };
             n = only.node;
         }

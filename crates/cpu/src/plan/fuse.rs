@@ -1,6 +1,7 @@
 //! Which operators join a convolution or product: the sums are added to and clamped before they are stored.
 
 use lowbit_core::DType;
+use lowbit_core::executor::Watchlist;
 use lowbit_core::ir::{Arg, NodeId, Program, ValueId};
 use lowbit_core::ops;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,8 @@ pub struct Fused {
     pub residual: Option<ValueId>,
     /// Bounds of the result; infinities for none.
     pub clamp: (f32, f32),
+    /// What is bounded, where only its extremes are watched.
+    pub unbounded: Option<ValueId>,
     /// What the last of them computes.
     pub output: ValueId,
 }
@@ -28,8 +31,9 @@ pub struct Fusion {
 }
 
 impl Fusion {
-    /// Groups around the nodes for which `is_root`. A value in `watch` is always computed, so nothing joins past it.
-    pub fn new(program: &Program, watch: &BTreeSet<ValueId>, is_root: impl Fn(NodeId) -> bool) -> Fusion {
+    /// Groups around the nodes for which `is_root`. Nothing joins past a value whose elements are watched, and only bounds past one
+    /// whose extremes are: these are found on the way.
+    pub fn new(program: &Program, watch: &Watchlist, is_root: impl Fn(NodeId) -> bool) -> Fusion {
         let g = &program.graph;
         let mut fusion = Fusion::default();
         for root in g.nodes().filter(|&n| is_root(n)) {
@@ -38,21 +42,25 @@ impl Fusion {
                 root,
                 residual: None,
                 clamp: (f32::NEG_INFINITY, f32::INFINITY),
+                unbounded: None,
                 output: g.node(root).output(),
             };
             loop {
                 let v = fused.output;
                 let [only] = g.value(v).uses() else { break };
                 let user = g.node(only.node);
-                if watch.contains(&v)
+                let same = user.outputs().len() == 1
+                    && g.ty(user.output()) == g.ty(v)
+                    && g.ty(v).dtype == DType::F32;
+                let bounds = ops::bounds(user.op(), user.args()).filter(|_| same);
+                if watch.elements.contains(&v)
+                    || watch.extremes.contains(&v) && bounds.is_none()
                     || g.is_output(v)
                     || fusion.joined.contains(&only.node)
                     || fusion.groups.contains_key(&only.node)
-                    || user.outputs().len() != 1
                 {
                     break;
                 }
-                let same = g.ty(user.output()) == g.ty(v) && g.ty(v).dtype == DType::F32;
                 if same && *user.op() == ops::ADD && fused.residual.is_none() {
                     let other = user.operands().find(|&o| o != v);
                     let one = matches!(user.arg(2), Arg::Int(n) if n.known() == Some(1))
@@ -61,14 +69,15 @@ impl Fusion {
                         Some(o) if one && g.ty(o) == g.ty(v) => fused.residual = Some(o),
                         _ => break,
                     }
-                } else if let Some(bounds) = ops::bounds(user.op(), user.args()).filter(|_| same) {
+                } else if let Some(bounds) = bounds {
                     fused.clamp = bounds;
+                    fused.unbounded = watch.extremes.contains(&v).then_some(v);
                 } else {
                     break;
                 }
                 fusion.joined.insert(last);
                 (last, fused.output) = (only.node, user.output());
-                if fused.clamp != (f32::NEG_INFINITY, f32::INFINITY) {
+                if fused.clamp != (f32::NEG_INFINITY, f32::INFINITY) || fused.unbounded.is_some() {
                     break;
                 }
             }

@@ -6,6 +6,7 @@
 use super::build::operands;
 use crate::dense::rescale::Grid;
 use lowbit_core::DType;
+use lowbit_core::executor::Watchlist;
 use lowbit_core::ir::{Arg, Def, Key, Node, NodeId, Program, ValueId};
 use lowbit_core::ops;
 use lowbit_core::symint::SymInt;
@@ -87,7 +88,7 @@ fn fits(grid: Grid, dtype: DType) -> Option<bool> {
 
 struct Finder<'a> {
     program: &'a Program,
-    watch: &'a BTreeSet<ValueId>,
+    watch: &'a Watchlist,
     constant: &'a [bool],
 }
 
@@ -112,7 +113,7 @@ impl Finder<'_> {
     /// The node that makes a value which nobody else needs.
     fn sole(&self, v: ValueId) -> Option<NodeId> {
         let value = self.program.graph.value(v);
-        let hidden = value.uses().len() == 1 && !self.watch.contains(&v) && !self.program.graph.is_output(v);
+        let hidden = value.uses().len() == 1 && !self.watch.contains(v) && !self.program.graph.is_output(v);
         self.program.graph.producer(v).filter(|_| hidden && matches!(value.def(), Def::Node(..)))
     }
 
@@ -257,7 +258,7 @@ impl Integers {
     /// integer kernels take.
     pub fn new(
         program: &Program,
-        watch: &BTreeSet<ValueId>,
+        watch: &Watchlist,
         constant: &[bool],
         is_layer: &dyn Fn(NodeId) -> bool,
     ) -> Integers {
@@ -294,7 +295,7 @@ impl Integers {
         for n in g.nodes().filter(|&n| dequantizes.contains(&find.node(n).op()) && runs(n)) {
             let v = find.node(n).output();
             let unread = g.value(v).uses().iter().all(|u| readers.contains(&u.node));
-            if unread && !watch.contains(&v) && !g.is_output(v) {
+            if unread && !watch.contains(v) && !g.is_output(v) {
                 out.joined.insert(n);
             }
         }

@@ -25,10 +25,10 @@ use crate::memory::Aligned;
 use crate::simd::Isa;
 use lowbit_core::Tensor;
 use lowbit_core::dtype::DType;
-use lowbit_core::executor::RunError;
+use lowbit_core::executor::{RunError, Watchlist};
 use lowbit_core::ir::{Arg, NodeId, Program, ValueId};
 use lowbit_core::symint::Bindings;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Where a value's elements are.
@@ -113,6 +113,21 @@ pub struct Step {
     pub outputs: Vec<usize>,
     /// Watched values that exist once this step has run.
     pub watched: Vec<(ValueId, usize)>,
+    /// What the step bounds, where its extremes are watched.
+    pub unbounded: Option<ValueId>,
+}
+
+/// No bounds.
+pub const UNBOUNDED: (f32, f32) = (f32::NEG_INFINITY, f32::INFINITY);
+
+impl Step {
+    /// The bounds of the result of a step that finds extremes on the way.
+    pub fn clamp(&self) -> (f32, f32) {
+        match self.run {
+            Run::Convolve(_, _, clamp) | Run::Multiply(_, clamp) => clamp,
+            _ => UNBOUNDED,
+        }
+    }
 }
 
 /// A program made ready for certain input shapes.
@@ -153,7 +168,7 @@ impl Plan {
     pub fn new(
         program: &Program,
         bindings: &Bindings,
-        watch: &BTreeSet<ValueId>,
+        watch: &Watchlist,
         constant: &[bool],
         shared: &mut Shared,
         isa: Isa,

@@ -33,7 +33,7 @@ pub(crate) trait Finish {
     );
 }
 
-/// The extremes of what was stored, lane by lane. Aligned: what was just stored is loaded again, which takes long across two lines.
+/// The extremes of what was seen, lane by lane. Aligned: what was just stored is loaded again, which takes long across two lines.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct Seen {
@@ -88,7 +88,7 @@ impl Seen {
     }
 }
 
-/// Floats: `clamp(sum + residual)`. `SEE`: the extremes of the results are noted.
+/// Floats: `clamp(sum + residual)`. `SEE`: the extremes are noted, of what is bounded.
 #[derive(Debug)]
 pub(crate) struct Floats<'a, const SEE: bool> {
     /// The result.
@@ -119,12 +119,14 @@ impl<const SEE: bool> Finish for Floats<'_, SEE> {
                 let from = residual.as_ptr().add(at);
                 sums = sums.add(if left >= V::LANES { V::load(from) } else { V::load_part(from, left) });
             }
+            if SEE {
+                let mut lanes = [0.0; LANES];
+                sums.store(lanes.as_mut_ptr());
+                lanes[..left.min(V::LANES)].iter().for_each(|&x| self.seen.see_one(x));
+            }
             let sums = sums.clamp(V::splat(self.clamp.0), V::splat(self.clamp.1));
             let out = self.out.as_mut_ptr().add(at);
             if left >= V::LANES { sums.store(out) } else { sums.store_part(out, left) }
-        }
-        if SEE {
-            self.out[at..][..left.min(V::LANES)].iter().for_each(|&x| self.seen.see_one(x));
         }
     }
 
@@ -146,6 +148,9 @@ impl<const SEE: bool> Finish for Floats<'_, SEE> {
                     }
                 });
             }
+            if SEE {
+                self.seen.see(&sums);
+            }
             let (lo, hi) = (V::splat(self.clamp.0), V::splat(self.clamp.1));
             let out = self.out.as_mut_ptr().add(at);
             written_out!(m < M, {
@@ -154,9 +159,6 @@ impl<const SEE: bool> Finish for Floats<'_, SEE> {
                     sums[m][n].store(out.add(m * stride + n * V::LANES));
                 }
             });
-            if SEE {
-                self.seen.see(&sums);
-            }
         }
     }
 }

@@ -51,25 +51,26 @@ impl MinMax {
     fn ranges_of(&self, batch: &Batch<'_>) -> Result<Ranges, String> {
         let x = batch.view();
         let granularity = self.spec.scheme.granularity;
+        if granularity == Granularity::Tensor {
+            return Ok(batch.extremes().range.into_iter().collect());
+        }
+        if x.is_empty() {
+            return Ok(vec![]);
+        }
         let block = granularity.known_block_sizes(x.shape())?;
-        Ok(match granularity {
-            Granularity::Tensor => batch.extremes().range.into_iter().collect(),
-            Granularity::Channel { axis } => {
-                let channels = x.axis_iter(Axis(axis as usize));
-                channels.map(|c| finite_range(&elements(&c)).unwrap_or(NOTHING)).collect()
-            }
-            Granularity::Blocks(_) => {
-                let count = x.shape().iter().zip(&block).map(|(n, b)| n / b).product();
-                let mut ranges = vec![NOTHING; count];
-                let ordered = x.as_standard_layout();
-                let values = ordered.as_slice().unwrap_or_default();
-                runs(x.shape(), &block, |b, run| {
-                    let (lo, hi) = finite_range(&values[run]).unwrap_or(NOTHING);
-                    ranges[b] = (ranges[b].0.min(lo), ranges[b].1.max(hi));
-                });
-                ranges
-            }
-        })
+        if let Granularity::Channel { axis } = granularity {
+            let channels = x.axis_iter(Axis(axis as usize));
+            return Ok(channels.map(|c| finite_range(&elements(&c)).unwrap_or(NOTHING)).collect());
+        }
+        let count = x.shape().iter().zip(&block).map(|(n, b)| n / b).product();
+        let mut ranges = vec![NOTHING; count];
+        let ordered = x.as_standard_layout();
+        let values = ordered.as_slice().unwrap_or_default();
+        runs(x.shape(), &block, |b, run| {
+            let (lo, hi) = finite_range(&values[run]).unwrap_or(NOTHING);
+            ranges[b] = (ranges[b].0.min(lo), ranges[b].1.max(hi));
+        });
+        Ok(ranges)
     }
 }
 
@@ -89,10 +90,11 @@ impl Observer for MinMax {
         self.look(&Batch::new(x, &Plain));
     }
 
+    fn needs_elements(&self) -> bool {
+        self.spec.scheme.granularity != Granularity::Tensor
+    }
+
     fn look(&mut self, batch: &Batch<'_>) {
-        if batch.view().is_empty() {
-            return;
-        }
         let seen =
             self.ranges_of(batch).and_then(|new| if new.is_empty() { Ok(()) } else { self.update(new) });
         if let Err(why) = seen {

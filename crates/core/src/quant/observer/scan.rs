@@ -26,6 +26,13 @@ impl Extremes {
         Extremes { range: Some((least + 0.0, greatest + 0.0)), not_finite: 0 }
     }
 
+    /// Of the same elements, each made `low` at least and `high` at most: these keep the order. `None` where that is not known.
+    pub fn bounded(self, low: f32, high: f32) -> Option<Extremes> {
+        let (least, greatest) = self.range.filter(|_| self.not_finite == 0)?;
+        let [least, greatest] = [least, greatest].map(|x| x.max(low).min(high));
+        (least.is_finite() && greatest.is_finite()).then(|| Extremes::of(least, greatest))
+    }
+
     /// Of both.
     #[must_use]
     pub fn and(self, other: Extremes) -> Extremes {
@@ -149,13 +156,6 @@ pub struct Bounded {
 }
 
 impl Bounded {
-    /// The extremes, if those of the other value are `of`: bounds keep the order of elements.
-    pub fn extremes(self, of: Extremes) -> Option<Extremes> {
-        let (least, greatest) = of.range.filter(|_| of.not_finite == 0)?;
-        let [least, greatest] = [least, greatest].map(|x| x.max(self.low).min(self.high));
-        (least.is_finite() && greatest.is_finite()).then(|| Extremes::of(least, greatest))
-    }
-
     /// The histogram, if that of the other value, all of whose elements are in it, is `counts`: what is out of bounds moves to the
     /// bins of these.
     pub fn histogram(self, bins: Bins, mut counts: Vec<u32>) -> Vec<u32> {
@@ -282,12 +282,11 @@ mod tests {
                     histogram(&clamped, bins),
                     "{a} {b}"
                 );
-                assert_eq!(bounded.extremes(of), Some(extremes(&clamped)), "{a} {b}");
+                assert_eq!(of.bounded(a, b), Some(extremes(&clamped)), "{a} {b}");
             }
         }
-        let bounded = Bounded { of: ValueId::new(0), low: 0.0, high: 1.0 };
-        assert_eq!(bounded.extremes(Extremes { range: Some((0.0, 3.0)), not_finite: 1 }), None);
-        assert_eq!(bounded.extremes(Extremes::NONE), None);
+        assert_eq!(Extremes { range: Some((0.0, 3.0)), not_finite: 1 }.bounded(0.0, 1.0), None);
+        assert_eq!(Extremes::NONE.bounded(0.0, 1.0), None);
     }
 
     #[test]
