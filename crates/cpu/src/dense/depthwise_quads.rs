@@ -84,7 +84,10 @@ impl DepthwiseQuads {
                 #[inline(always)]
                 |x, to| x.unsigned(to),
             );
-            rows.iter_mut().zip(there).for_each(|(row, there)| *row = there.unwrap_or(outside));
+            // Weights for rows that there are not are zeros: whichever are read.
+            rows.iter_mut()
+                .zip(there.iter().cycle())
+                .for_each(|(row, there)| *row = there.unwrap_or(outside));
             let row = DepthwiseQuadRow {
                 x: bytes,
                 rows: &rows,
@@ -175,7 +178,7 @@ mod tests {
             if g.output.contains(&0) {
                 continue;
             }
-            let bits = |n: usize| (n * 7919 + i * 31) * 2_654_435 >> 7;
+            let bits = |n: usize| ((n * 7919 + i * 31) * 2_654_435) >> 7;
             let data: Vec<u8> =
                 (0..2 * g.input[1] * g.input[2] * g.in_channels).map(|n| bits(n) as u8).collect();
             let w: Vec<i16> = (0..g.in_channels * g.taps()).map(|n| i16::from(bits(n + 99) as i8)).collect();
@@ -188,9 +191,10 @@ mod tests {
             let grids = [
                 (Grid { scale: 0.5, zero: -7, min: -128, max: 127 }, (f32::NEG_INFINITY, f32::INFINITY)),
                 (Grid { scale: 0.5, zero: 255, min: 0, max: 255 }, (-60.0, 0.0)),
+                (Grid { scale: 0.08, zero: -128, min: -128, max: 127 }, (-1.0, f32::INFINITY)),
                 (Grid { scale: 1e-30, zero: 100, min: 0, max: 255 }, (f32::NEG_INFINITY, f32::INFINITY)),
             ];
-            for grid in [None, Some(grids[i % 3])] {
+            for grid in [None, Some(grids[i / 6 % 4])] {
                 let clamp = grid.map_or((-1e3, 1e3), |(_, clamp)| clamp);
                 let rescale = Rescale::new(&scales, Some(&bias), clamp, grid.map(|(grid, _)| grid));
                 let bounds = grid.map(|(grid, _)| grid.clamped(clamp.0, clamp.1));

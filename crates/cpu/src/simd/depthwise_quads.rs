@@ -115,8 +115,8 @@ mod x86 {
         }
     }
 
-    /// Filters of `K` columns, block by block. `N` pixels of the result have a column of the image in their windows, `K / STRIDE`
-    /// and up: columns are interleaved once, and added to the sums of all. `FOUR`: there are four rows only.
+    /// Filters of `K` columns, block by block. A column is in the windows of `N` pixels of the result, `K / STRIDE` rounded up: it is
+    /// interleaved once, and added to the sums of all. `FOUR`: there are four rows only.
     ///
     /// # Safety
     /// As [`depthwise_quad_row`](super::depthwise_quad_row) checks.
@@ -218,6 +218,10 @@ mod x86 {
         offsets: [__m256; COUNT],
         low: __m256,
         high: __m256,
+        /// Whether bounds can wait until results are integers, and the bounds then.
+        small: bool,
+        least: __m256i,
+        greatest: __m256i,
         zero: __m256i,
     }
 
@@ -270,6 +274,9 @@ mod x86 {
                     offsets: both[1],
                     low: _mm256_set1_ps(finish.clamp.0),
                     high: _mm256_set1_ps(finish.clamp.1),
+                    small: finish.small,
+                    least: _mm256_set1_epi16(finish.clamp.0 as i16),
+                    greatest: _mm256_set1_epi16(finish.clamp.1 as i16),
                     zero: _mm256_set1_epi8(finish.zero.unwrap_or(0) as i8),
                 }
             }
@@ -282,16 +289,24 @@ mod x86 {
             unsafe {
                 let mut whole = [_mm256_setzero_si256(); COUNT];
                 for k in 0..COUNT {
-                    let scaled =
-                        _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[k]), self.factors[k], self.offsets[k]);
-                    let bounded = _mm256_min_ps(self.high, _mm256_max_ps(self.low, scaled));
-                    whole[k] = _mm256_cvtps_epi32(bounded);
+                    let sums = _mm256_cvtepi32_ps(sums[k]);
+                    let mut scaled = _mm256_fmadd_ps(sums, self.factors[k], self.offsets[k]);
+                    if !self.small {
+                        scaled = _mm256_min_ps(self.high, _mm256_max_ps(self.low, scaled));
+                    }
+                    whole[k] = _mm256_cvtps_epi32(scaled);
                 }
-                // Integers of 16 bits hold all there can be; their low bytes count.
-                let low = _mm256_set1_epi16(0xff);
-                let ab = _mm256_and_si256(_mm256_packs_epi32(whole[0], whole[1]), low);
-                let cd = _mm256_and_si256(_mm256_packs_epi32(whole[2], whole[3]), low);
-                _mm256_add_epi8(_mm256_packus_epi16(ab, cd), self.zero)
+                // Integers of 16 bits hold all there can be within the bounds, and the least and greatest stand for what is far
+                // beyond; low bytes count.
+                let mut words =
+                    [_mm256_packs_epi32(whole[0], whole[1]), _mm256_packs_epi32(whole[2], whole[3])];
+                for words in &mut words {
+                    if self.small {
+                        *words = _mm256_min_epi16(_mm256_max_epi16(*words, self.least), self.greatest);
+                    }
+                    *words = _mm256_and_si256(*words, _mm256_set1_epi16(0xff));
+                }
+                _mm256_add_epi8(_mm256_packus_epi16(words[0], words[1]), self.zero)
             }
         }
     }
