@@ -192,9 +192,10 @@ mod tests {
                 (Grid { scale: 0.5, zero: -7, min: -128, max: 127 }, (f32::NEG_INFINITY, f32::INFINITY)),
                 (Grid { scale: 0.5, zero: 255, min: 0, max: 255 }, (-60.0, 0.0)),
                 (Grid { scale: 0.08, zero: -128, min: -128, max: 127 }, (-1.0, f32::INFINITY)),
+                (Grid { scale: 0.08, zero: 117, min: 0, max: 255 }, (f32::NEG_INFINITY, f32::INFINITY)),
                 (Grid { scale: 1e-30, zero: 100, min: 0, max: 255 }, (f32::NEG_INFINITY, f32::INFINITY)),
             ];
-            for grid in [None, Some(grids[i / 6 % 4])] {
+            for grid in [None, Some(grids[i / 6 % 5])] {
                 let clamp = grid.map_or((-1e3, 1e3), |(_, clamp)| clamp);
                 let rescale = Rescale::new(&scales, Some(&bias), clamp, grid.map(|(grid, _)| grid));
                 let bounds = grid.map(|(grid, _)| grid.clamped(clamp.0, clamp.1));

@@ -218,10 +218,11 @@ mod x86 {
         offsets: [__m256; COUNT],
         low: __m256,
         high: __m256,
-        /// Whether bounds can wait until results are integers, and the bounds then.
-        small: bool,
-        least: __m256i,
-        greatest: __m256i,
+        /// Whether bounds are those of a byte: packing sees to them.
+        saturates: bool,
+        /// What is added before that, which makes bytes with a sign, and which bits are flipped then.
+        shift: __m256i,
+        flip: __m256i,
         zero: __m256i,
     }
 
@@ -269,15 +270,20 @@ mod x86 {
                         *register = _mm256_set_m128(_mm_loadu_ps(from.add(16)), _mm_loadu_ps(from));
                     }
                 }
+                let zero = finish.zero.unwrap_or(0);
+                let reaches =
+                    |low: i32, high: i32| finish.clamp == ((low - zero) as f32, (high - zero) as f32);
+                let signed = finish.small && reaches(-128, 127);
+                let unsigned = finish.small && reaches(0, 255);
                 Scale {
                     factors: both[0],
                     offsets: both[1],
                     low: _mm256_set1_ps(finish.clamp.0),
                     high: _mm256_set1_ps(finish.clamp.1),
-                    small: finish.small,
-                    least: _mm256_set1_epi16(finish.clamp.0 as i16),
-                    greatest: _mm256_set1_epi16(finish.clamp.1 as i16),
-                    zero: _mm256_set1_epi8(finish.zero.unwrap_or(0) as i8),
+                    saturates: signed || unsigned,
+                    shift: _mm256_set1_epi16((zero - if unsigned { 128 } else { 0 }) as i16),
+                    flip: _mm256_set1_epi8(if unsigned { i8::MIN } else { 0 }),
+                    zero: _mm256_set1_epi8(zero as i8),
                 }
             }
         }
@@ -291,19 +297,21 @@ mod x86 {
                 for k in 0..COUNT {
                     let sums = _mm256_cvtepi32_ps(sums[k]);
                     let mut scaled = _mm256_fmadd_ps(sums, self.factors[k], self.offsets[k]);
-                    if !self.small {
+                    if !self.saturates {
                         scaled = _mm256_min_ps(self.high, _mm256_max_ps(self.low, scaled));
                     }
                     whole[k] = _mm256_cvtps_epi32(scaled);
                 }
-                // Integers of 16 bits hold all there can be within the bounds, and the least and greatest stand for what is far
-                // beyond; low bytes count.
                 let mut words =
                     [_mm256_packs_epi32(whole[0], whole[1]), _mm256_packs_epi32(whole[2], whole[3])];
-                for words in &mut words {
-                    if self.small {
-                        *words = _mm256_min_epi16(_mm256_max_epi16(*words, self.least), self.greatest);
+                if self.saturates {
+                    for words in &mut words {
+                        *words = _mm256_adds_epi16(*words, self.shift);
                     }
+                    return _mm256_xor_si256(_mm256_packs_epi16(words[0], words[1]), self.flip);
+                }
+                // Integers of 16 bits hold all there can be; their low bytes count.
+                for words in &mut words {
                     *words = _mm256_and_si256(*words, _mm256_set1_epi16(0xff));
                 }
                 _mm256_add_epi8(_mm256_packus_epi16(words[0], words[1]), self.zero)
