@@ -20,8 +20,8 @@ pub(super) struct DepthwiseQuads {
 }
 
 impl DepthwiseQuads {
-    /// Packs integers `[channels, taps…]`, zero points taken off. `None` where they do not fit bytes, or there is no kernel for
-    /// such filters.
+    /// Packs integers `[channels, taps…]`, zero points taken off. `None` where they do not fit bytes, or there is no
+    /// kernel for such filters.
     pub fn new(isa: Isa, g: &Geometry, w: &[i16]) -> Option<DepthwiseQuads> {
         let [kd, kh, columns] = g.kernel;
         let known = g.dilation[2] == 1 && has_depthwise_quads(isa, kd * kh, columns, g.stride[2]);

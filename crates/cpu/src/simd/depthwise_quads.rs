@@ -1,10 +1,10 @@
-//! The depthwise kernel of processors that multiply bytes (AVX-512 with VNNI): one output row of a convolution in which every
-//! channel has its own filter, channels last, summed in `i32`.
+//! The depthwise kernel of processors that multiply bytes (AVX-512 with VNNI): one output row of a convolution in which
+//! every channel has its own filter, channels last, summed in `i32`.
 //!
-//! Bytes of four filter rows are interleaved, channel by channel, and `vpdpbusd` sums them: a filter of three rows takes one
-//! multiplication a column. Bytes that are interleaved by halves of 16 are put together again by packing the same halves, so
-//! that the channels of the result are in order, though those of the sums are not. Registers are of half length: fewer blocks
-//! of channels overlap, and processors that halve long ones lose nothing.
+//! Bytes of four filter rows are interleaved, channel by channel, and `vpdpbusd` sums them: a filter of three rows
+//! takes one multiplication a column. Bytes that are interleaved by halves of 16 are put together again by packing the
+//! same halves, so that the channels of the result are in order, though those of the sums are not. Registers are of
+//! half length: fewer blocks of channels overlap, and processors that halve long ones lose nothing.
 //!
 //! Lines keep their zero point, as those of [`super::quads`] do. The sums are exact.
 
@@ -22,7 +22,8 @@ pub(crate) const ROWS: usize = 4;
 pub(crate) struct DepthwiseQuadRow<'a> {
     /// Lines of the image, `[width][channels]` each, with their borders: unsigned bytes.
     pub x: &'a [u8],
-    /// Where the line for each filter row starts in `x`, filled up to whole fours: weights for what is read then are zeros.
+    /// Where the line for each filter row starts in `x`, filled up to whole fours: weights for what is read then are
+    /// zeros.
     pub rows: &'a [usize],
     /// Channels.
     pub channels: usize,
@@ -70,9 +71,8 @@ pub(crate) fn has_depthwise_quads(isa: Isa, rows: usize, columns: usize, stride:
 
 /// Computes a row.
 ///
-/// # Panics
-/// When slices are too short for what the other fields say, or [there is no such kernel](has_depthwise_quads): a bug of the
-/// caller.
+/// # Panics When slices are too short for what the other fields say, or [there is no such kernel](has_depthwise_quads):
+/// a bug of the caller.
 pub(crate) fn depthwise_quad_row(isa: Isa, r: DepthwiseQuadRow<'_>) {
     let Some(last) = (r.finish.len() / r.channels.max(1)).checked_sub(1) else { return };
     let reach = ((last * r.stride + columns(r.kernel, r.stride) - 1) * r.channels) + r.channels.max(BLOCK);
@@ -82,7 +82,8 @@ pub(crate) fn depthwise_quad_row(isa: Isa, r: DepthwiseQuadRow<'_>) {
     assert!(r.weights.len() >= r.sums.len() * r.rows.len() * r.kernel * BLOCK);
     assert!(has_depthwise_quads(isa, r.kernel, r.kernel, r.stride), "{isa:?} has no such kernel");
     match isa.0 {
-        // SAFETY: an `Isa` exists only where its features were detected; lines, weights and result reach as far as was checked.
+        // SAFETY: an `Isa` exists only where its features were detected; lines, weights and result reach as far as was
+        // checked.
         #[cfg(target_arch = "x86_64")]
         Kind::Vnni => unsafe { x86::row(r) },
         _ => {}
@@ -115,8 +116,8 @@ mod x86 {
         }
     }
 
-    /// Filters of `K` columns, block by block. A column is in the windows of `N` pixels of the result, `K / STRIDE` rounded up: it is
-    /// interleaved once, and added to the sums of all. `FOUR`: there are four rows only.
+    /// Filters of `K` columns, block by block. A column is in the windows of `N` pixels of the result, `K / STRIDE`
+    /// rounded up: it is interleaved once, and added to the sums of all. `FOUR`: there are four rows only.
     ///
     /// # Safety
     /// As [`depthwise_quad_row`](super::depthwise_quad_row) checks.
@@ -129,8 +130,8 @@ mod x86 {
         let rows = if FOUR { &r.rows[..ROWS] } else { r.rows };
         for (b, sums) in r.sums.iter().enumerate() {
             let channel = first(r.channels, b);
-            // SAFETY: there are weights, sums and factors for whole blocks, and as many columns as were checked; reads and
-            // writes are unaligned.
+            // SAFETY: there are weights, sums and factors for whole blocks, and as many columns as were checked; reads
+            // and writes are unaligned.
             unsafe {
                 let zero = _mm256_set1_epi32(-r.zero);
                 let mut starts = block(sums.as_ptr().cast());
@@ -218,10 +219,13 @@ mod x86 {
         offsets: [__m256; COUNT],
         low: __m256,
         high: __m256,
-        /// Whether bounds are those of a byte: packing sees to them.
-        saturates: bool,
-        /// What is added before that, which makes bytes with a sign, and which bits are flipped then.
+        /// Whether results may be packed before they are bounded.
+        small: bool,
+        /// What is added then, so that they fit bytes with a sign, their bounds as such, and which bits are flipped in
+        /// the end.
         shift: __m256i,
+        least: __m256i,
+        greatest: __m256i,
         flip: __m256i,
         zero: __m256i,
     }
@@ -271,18 +275,23 @@ mod x86 {
                     }
                 }
                 let zero = finish.zero.unwrap_or(0);
-                let reaches =
-                    |low: i32, high: i32| finish.clamp == ((low - zero) as f32, (high - zero) as f32);
-                let signed = finish.small && reaches(-128, 127);
-                let unsigned = finish.small && reaches(0, 255);
+                // Bounds are integers, if the result is.
+                let (low, high) = (finish.clamp.0 as i32, finish.clamp.1 as i32);
+                let within = |least: i32, greatest: i32| {
+                    low.saturating_add(zero) >= least && high.saturating_add(zero) <= greatest
+                };
+                let (signed, unsigned) = (within(-128, 127), within(0, 255));
+                let shift = if signed { zero } else { zero - 128 };
                 Scale {
                     factors: both[0],
                     offsets: both[1],
                     low: _mm256_set1_ps(finish.clamp.0),
                     high: _mm256_set1_ps(finish.clamp.1),
-                    saturates: signed || unsigned,
-                    shift: _mm256_set1_epi16((zero - if unsigned { 128 } else { 0 }) as i16),
-                    flip: _mm256_set1_epi8(if unsigned { i8::MIN } else { 0 }),
+                    small: finish.small && (signed || unsigned),
+                    shift: _mm256_set1_epi16(shift as i16),
+                    least: _mm256_set1_epi8(low.wrapping_add(shift) as i8),
+                    greatest: _mm256_set1_epi8(high.wrapping_add(shift) as i8),
+                    flip: _mm256_set1_epi8(if signed { 0 } else { i8::MIN }),
                     zero: _mm256_set1_epi8(zero as i8),
                 }
             }
@@ -297,18 +306,22 @@ mod x86 {
                 for k in 0..COUNT {
                     let sums = _mm256_cvtepi32_ps(sums[k]);
                     let mut scaled = _mm256_fmadd_ps(sums, self.factors[k], self.offsets[k]);
-                    if !self.saturates {
+                    if !self.small {
                         scaled = _mm256_min_ps(self.high, _mm256_max_ps(self.low, scaled));
                     }
                     whole[k] = _mm256_cvtps_epi32(scaled);
                 }
                 let mut words =
                     [_mm256_packs_epi32(whole[0], whole[1]), _mm256_packs_epi32(whole[2], whole[3])];
-                if self.saturates {
+                if self.small {
+                    // What is far beyond the bounds becomes the least or the greatest integer, which is beyond them or
+                    // one of them.
                     for words in &mut words {
                         *words = _mm256_adds_epi16(*words, self.shift);
                     }
-                    return _mm256_xor_si256(_mm256_packs_epi16(words[0], words[1]), self.flip);
+                    let bytes = _mm256_packs_epi16(words[0], words[1]);
+                    let bytes = _mm256_min_epi8(_mm256_max_epi8(bytes, self.least), self.greatest);
+                    return _mm256_xor_si256(bytes, self.flip);
                 }
                 // Integers of 16 bits hold all there can be; their low bytes count.
                 for words in &mut words {
