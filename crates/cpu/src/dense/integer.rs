@@ -1,14 +1,15 @@
 //! Convolutions and products of 8-bit integers, channels last.
 //!
 //! Dense filters pass over strips: [`super::quads`] where the processor multiplies bytes, [`super::pairs`] elsewhere, with the
-//! same results. Depthwise filters go through the `f32` kernel, whose sums of few small integers are exact, with the few lines
-//! that a row of the result reads.
+//! same results. Depthwise filters pass over the few lines that a row of the result reads: [`super::depthwise_quads`] where the
+//! processor multiplies bytes, elsewhere and for odd filters the `f32` kernel, whose sums of few small integers are exact.
 
+use super::depthwise_quads::DepthwiseQuads;
 use super::geometry::Geometry;
 use super::pairs::Pairs;
 use super::quads::Quads;
 use super::rescale::Rescale;
-use super::strips::{Quantized, Strip, fill_line, line_length, span, strip_length};
+use super::strips::{Held, Quantized, Strip, line_length, strip_length};
 use crate::memory::Aligned;
 use crate::parallel::Threads;
 use crate::simd::{COLUMNS, DepthwiseRow, Isa, depthwise_row};
@@ -30,6 +31,7 @@ enum Weights {
         padded: usize,
         bias: Aligned,
     },
+    DepthwiseQuads(DepthwiseQuads),
     Pairs(Pairs),
     Quads(Quads),
 }
@@ -45,6 +47,9 @@ impl IntegerFilter {
             return None;
         }
         if g.groups > 1 && ic == 1 && oc == 1 && taps * 255 * 255 < 1 << 24 {
+            if let Some(quads) = DepthwiseQuads::new(isa, g, w) {
+                return Some(IntegerFilter { weights: Weights::DepthwiseQuads(quads) });
+            }
             let padded = g.out_channels.next_multiple_of(COLUMNS);
             let mut weights = Aligned::floats(taps * padded);
             for (i, &v) in w.iter().enumerate() {
@@ -80,7 +85,7 @@ pub(crate) fn convolve(
     // As many rows as a widened strip has room for, and strips for every thread.
     let one = strip_length(g, 1);
     let room = match filter.weights {
-        Weights::Depthwise { .. } => g.output[1],
+        Weights::Depthwise { .. } | Weights::DepthwiseQuads(_) => g.output[1],
         _ => 1 + STRIP.saturating_sub(one) / (strip_length(g, 2) - one).max(1),
     };
     let rows = room.min(g.output[1].div_ceil(threads.count())).max(1);
@@ -109,8 +114,14 @@ pub(crate) fn convolve(
                 quads.run(isa, g, rescale, bytes, x, &strip, out);
             });
         }
+        Weights::DepthwiseQuads(quads) => {
+            let scratch = || vec![0; DepthwiseQuads::room(g)];
+            threads.for_each(strips.into_iter(), scratch, |bytes, (x, strip, out)| {
+                quads.run(isa, g, rescale, bytes, x, &strip, out);
+            });
+        }
         Weights::Depthwise { weights, padded, bias } => {
-            let scratch = || vec![0f32; g.kernel[0] * span(g) * line_length(g)];
+            let scratch = || vec![0f32; Held::count(g) * line_length(g)];
             threads.for_each(strips.into_iter(), scratch, |wide, (x, strip, out)| {
                 depthwise(isa, g, (weights.f32(), *padded, bias.f32()), rescale, wide, x, &strip, out);
             });
@@ -128,41 +139,24 @@ fn depthwise(
     strip: &Strip,
     out: &mut [u8],
 ) {
-    let (line, span) = (line_length(g), span(g));
-    // Which line of the image each widened one is; rows of the result share most of theirs with the next.
-    let mut held = vec![None; g.kernel[0] * span];
-    let mut rows = vec![None; g.kernel[0] * g.kernel[1]];
+    let line = line_length(g);
+    let mut held = Held::new(g);
     for (row, out) in
         strip.rows.clone().zip(out.chunks_exact_mut(g.output[2] * g.in_channels * rescale.size()))
     {
-        for (t, place) in rows.iter_mut().enumerate() {
-            let (plane, tap) = (t / g.kernel[1], t % g.kernel[1]);
-            let z = (strip.z * g.stride[0] + plane * g.dilation[0]) as i64 - g.padding[0];
-            let y = (row * g.stride[1] + tap * g.dilation[1]) as i64 - g.padding[1];
-            let slot = plane * span + y.rem_euclid(span as i64) as usize;
-            let to = &mut wide[slot * line..][..line];
-            let there = held[slot] == Some(y)
-                || isa.vectorize(
-                    #[inline(always)]
-                    || {
-                        fill_line(
-                            g,
-                            x,
-                            z,
-                            y,
-                            to,
-                            0.0,
-                            #[inline(always)]
-                            |x, to| x.centred(to, f32::from),
-                        )
-                    },
-                );
-            held[slot] = there.then_some(y);
-            *place = there.then_some(slot * line);
-        }
+        let rows = held.hold(
+            isa,
+            g,
+            x,
+            (strip.z, row),
+            wide,
+            0.0,
+            #[inline(always)]
+            |x, to| x.centred(to, f32::from),
+        );
         let row = DepthwiseRow {
             x: wide,
-            rows: &rows,
+            rows,
             next: &[],
             channels: g.in_channels,
             width: line / g.in_channels,
@@ -205,7 +199,7 @@ pub(crate) fn multiply(
     let line = |rows| line(rows, depth, columns);
     let room = strip_length(&line(strip), 1);
     match &filter.weights {
-        Weights::Depthwise { .. } => {}
+        Weights::Depthwise { .. } | Weights::DepthwiseQuads(_) => {}
         Weights::Pairs(pairs) => {
             threads.for_each(
                 parts.into_iter(),

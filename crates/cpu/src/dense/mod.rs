@@ -2,6 +2,7 @@
 
 mod blocks;
 pub(crate) mod conv;
+mod depthwise_quads;
 pub(crate) mod gemm;
 pub(crate) mod geometry;
 pub(crate) mod groups;

@@ -42,6 +42,8 @@ pub(crate) struct Rescale {
     high: f32,
     /// `None`: the result is in floating point.
     zero: Option<i32>,
+    /// Whether integers of 32 bits hold all there can be before it is clamped.
+    small: bool,
 }
 
 impl Rescale {
@@ -60,7 +62,10 @@ impl Rescale {
             Some(g) => ((g.min - g.zero) as f32, (g.max - g.zero) as f32),
             None => clamp,
         };
-        Rescale { factors, offsets, low, high, zero: grid.map(|g| g.zero) }
+        // Sums are less than 2³¹, and so is a fourth of that and another.
+        let small = |list: &Aligned, most: f32| list.f32().iter().all(|x| x.abs() <= most);
+        let small = small(&factors, 0.25) && small(&offsets, (1 << 29) as f32);
+        Rescale { factors, offsets, low, high, zero: grid.map(|g| g.zero), small }
     }
 
     /// Bytes of an element of the result.
@@ -71,7 +76,7 @@ impl Rescale {
     /// Finishes sums into `out`.
     pub fn scaled<'a>(&'a self, out: &'a mut [u8]) -> Scaled<'a> {
         let (factors, offsets) = (self.factors.f32(), self.offsets.f32());
-        Scaled { out, factors, offsets, clamp: (self.low, self.high), zero: self.zero }
+        Scaled { out, factors, offsets, clamp: (self.low, self.high), zero: self.zero, small: self.small }
     }
 }
 

@@ -172,6 +172,57 @@ pub(super) fn fill_line<T: Copy>(
     true
 }
 
+/// The lines that a row of the result reads, each copied when it is first read: rows share most of theirs with the next.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// Which line of the image each copy is.
+    lines: Vec<Option<i64>>,
+    /// Where the line of each filter row starts; `None` outside of the image.
+    rows: Vec<Option<usize>>,
+}
+
+impl Held {
+    /// How many lines there is to be room for.
+    pub fn count(g: &Geometry) -> usize {
+        g.kernel[0] * span(g)
+    }
+
+    /// None so far.
+    pub fn new(g: &Geometry) -> Held {
+        Held { lines: vec![None; Held::count(g)], rows: vec![None; g.kernel[0] * g.kernel[1]] }
+    }
+
+    /// Copies to `wide` what row `row` of plane `z` of the result reads and was not held; where the lines start, by filter row.
+    #[inline(always)]
+    pub fn hold<T: Copy>(
+        &mut self,
+        isa: Isa,
+        g: &Geometry,
+        x: Quantized<'_>,
+        (z, row): (usize, usize),
+        wide: &mut [T],
+        zero: T,
+        copy: impl Fn(Quantized<'_>, &mut [T]),
+    ) -> &[Option<usize>] {
+        let (line, span) = (line_length(g), span(g));
+        for (t, place) in self.rows.iter_mut().enumerate() {
+            let (plane, tap) = (t / g.kernel[1], t % g.kernel[1]);
+            let z = (z * g.stride[0] + plane * g.dilation[0]) as i64 - g.padding[0];
+            let y = (row * g.stride[1] + tap * g.dilation[1]) as i64 - g.padding[1];
+            let slot = plane * span + y.rem_euclid(span as i64) as usize;
+            let to = &mut wide[slot * line..][..line];
+            let there = self.lines[slot] == Some(y)
+                || isa.vectorize(
+                    #[inline(always)]
+                    || fill_line(g, x, z, y, to, zero, &copy),
+                );
+            self.lines[slot] = there.then_some(y);
+            *place = there.then_some(slot * line);
+        }
+        &self.rows
+    }
+}
+
 /// How a dense filter's weights lie in panels `[pieces · depth / unit][columns][unit]`, for each group those of all its
 /// channels.
 #[derive(Copy, Clone, Debug)]

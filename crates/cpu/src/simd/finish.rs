@@ -228,6 +228,8 @@ pub(crate) struct Scaled<'a> {
     pub clamp: (f32, f32),
     /// What is added to the rounded integers; `None`: the result is in floating point.
     pub zero: Option<i32>,
+    /// Whether integers of 32 bits hold `sum · factor + offset` of every sum, rounded: bounds may wait until then, and all is finite.
+    pub small: bool,
 }
 
 impl Finish for Scaled<'_> {

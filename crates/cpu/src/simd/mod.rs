@@ -16,6 +16,7 @@ macro_rules! written_out {
 }
 
 mod depthwise;
+mod depthwise_quads;
 mod finish;
 mod histogram;
 mod pairs;
@@ -25,6 +26,10 @@ mod vector;
 mod winograd;
 
 pub(crate) use depthwise::{DepthwiseRow, depthwise_row};
+pub(crate) use depthwise_quads::{
+    BLOCK as DEPTHWISE_BLOCK, DepthwiseQuadRow, ROWS as DEPTHWISE_ROWS, beyond as beyond_depthwise_quads,
+    channel as depthwise_quad_channel, depthwise_quad_row, has_depthwise_quads,
+};
 pub(crate) use finish::{Floats, Parts, Scaled, Seen};
 pub(crate) use histogram::histogram;
 pub(crate) use pairs::{COLUMNS, PairStrip, Places, ROWS, pair_strip};

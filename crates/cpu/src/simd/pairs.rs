@@ -264,6 +264,7 @@ mod tests {
                             offsets: &offsets_of,
                             clamp: (f32::NEG_INFINITY, f32::INFINITY),
                             zero: None,
+                            small: true,
                         };
                         let s = PairStrip {
                             x: &x,

@@ -193,6 +193,7 @@ mod tests {
                     offsets: &added,
                     clamp: (f32::NEG_INFINITY, f32::INFINITY),
                     zero: None,
+                    small: true,
                 };
                 let s = QuadStrip {
                     x: &x,
