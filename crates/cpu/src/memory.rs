@@ -140,7 +140,8 @@ mod tests {
         let mut two = Scratch::of(1000);
         two.f32_mut().fill(2.0);
         assert!(one.f32_mut().iter().all(|x| *x == 1.0) && two.f32_mut().len() >= 250);
-        (drop(two), drop(one));
+        drop(two);
+        drop(one);
         assert!(Scratch::of(4).f32_mut().len() >= 250);
     }
 
