@@ -67,6 +67,11 @@ impl Scratch {
         Scratch(memory)
     }
 
+    /// As bytes to write.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.0.bytes_mut()
+    }
+
     /// As `f32` to write.
     pub fn f32_mut(&mut self) -> &mut [f32] {
         self.0.f32_mut()

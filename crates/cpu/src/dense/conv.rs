@@ -5,7 +5,7 @@ use super::blocks::{Places, Rows, product, product_by_columns, shares_columns};
 use super::geometry::Geometry;
 use super::panels::{Panels, padded_bias};
 use super::winograd::{self, Winograd};
-use crate::memory::Aligned;
+use crate::memory::{Aligned, Scratch};
 use crate::parallel::Threads;
 use crate::simd::{DepthwiseRow, Floats, Isa, OUTSIDE, Seen, depthwise_row};
 use lowbit_core::Tensor;
@@ -299,10 +299,10 @@ fn dense(
     let (ic, oc, [_, _, kw]) = (g.in_channels / g.groups, g.out_channels / g.groups, g.kernel);
     let mergeable = kw > 1 && g.dilation[2] == 1 && g.groups == 1 && kw * ic <= LONGEST;
     let rows = mergeable && (g.padding[2] == 0 || ic <= FEW_CHANNELS);
-    let bordered = (rows && g.padding[2] > 0).then(|| with_side_borders(g, x));
-    let (x, shift) = match &bordered {
-        Some(wide) => (&wide[..], g.padding[2]),
-        None => (x, 0),
+    let mut scratch = None;
+    let (x, shift) = match rows && g.padding[2] > 0 {
+        true => (with_side_borders(g, x, &mut scratch), g.padding[2]),
+        false => (x, 0),
     };
     let windows = Windows::new(g, x.len() / (g.input[0] * g.input[1]), rows, shift);
     let taps = windows.taps();
@@ -339,13 +339,16 @@ fn dense(
 }
 
 /// The image with zeros left and right of each row, as wide as the last window reaches.
-fn with_side_borders(g: &Geometry, x: &[f32]) -> Vec<f32> {
+fn with_side_borders<'a>(g: &Geometry, x: &[f32], scratch: &'a mut Option<Scratch>) -> &'a [f32] {
     let (line, left) = (g.input[2] * g.in_channels, g.padding[2] as usize * g.in_channels);
     let reach = ((g.output[2] - 1) * g.stride[2] + g.kernel[2]) * g.in_channels;
     let wide = reach.max(left + line);
-    let mut out = vec![0f32; g.input[0] * g.input[1] * wide];
+    let size = g.input[0] * g.input[1] * wide;
+    let out = &mut scratch.insert(Scratch::of(size * size_of::<f32>())).f32_mut()[..size];
     for (from, to) in x.chunks_exact(line).zip(out.chunks_exact_mut(wide)) {
+        to[..left].fill(0.0);
         to[left..left + line].copy_from_slice(from);
+        to[left + line..].fill(0.0);
     }
     out
 }

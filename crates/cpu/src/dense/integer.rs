@@ -10,7 +10,7 @@ use super::pairs::Pairs;
 use super::quads::Quads;
 use super::rescale::Rescale;
 use super::strips::{Held, Quantized, Strip, line_length, strip_length};
-use crate::memory::Aligned;
+use crate::memory::{Aligned, Scratch};
 use crate::parallel::Threads;
 use crate::simd::{COLUMNS, DepthwiseRow, Isa, depthwise_row};
 
@@ -64,6 +64,41 @@ impl IntegerFilter {
         };
         Some(IntegerFilter { weights })
     }
+
+    /// Bytes of scratch for strips of so many rows of the result.
+    fn room(&self, g: &Geometry, rows: usize) -> usize {
+        match self.weights {
+            Weights::Depthwise { .. } => Held::count(g) * line_length(g) * size_of::<f32>(),
+            Weights::DepthwiseQuads(_) => DepthwiseQuads::room(g),
+            Weights::Pairs(_) => strip_length(g, rows) * size_of::<i16>(),
+            Weights::Quads(_) => strip_length(g, rows),
+        }
+    }
+
+    /// Computes a strip of the result.
+    fn run(
+        &self,
+        isa: Isa,
+        g: &Geometry,
+        rescale: &Rescale,
+        scratch: &mut Scratch,
+        x: Quantized<'_>,
+        strip: &Strip,
+        out: &mut [u8],
+    ) {
+        match &self.weights {
+            Weights::Depthwise { weights, padded, bias } => {
+                let weights = (weights.f32(), *padded, bias.f32());
+                depthwise(isa, g, weights, rescale, scratch.f32_mut(), x, strip, out);
+            }
+            Weights::DepthwiseQuads(quads) => quads.run(isa, g, rescale, scratch.bytes_mut(), x, strip, out),
+            Weights::Pairs(pairs) => {
+                let wide = bytemuck::cast_slice_mut(scratch.bytes_mut());
+                pairs.run(isa, g, rescale, wide, x, strip, out);
+            }
+            Weights::Quads(quads) => quads.run(isa, g, rescale, scratch.bytes_mut(), x, strip, out),
+        }
+    }
 }
 
 /// Convolves `x` into `out`, both channels last and dense.
@@ -101,32 +136,11 @@ pub(crate) fn convolve(
             })
         })
         .collect();
-    match &filter.weights {
-        Weights::Pairs(pairs) => {
-            let scratch = || vec![0; strip_length(g, rows)];
-            threads.for_each(strips.into_iter(), scratch, |wide, (x, strip, out)| {
-                pairs.run(isa, g, rescale, wide, x, &strip, out);
-            });
-        }
-        Weights::Quads(quads) => {
-            let scratch = || vec![0; strip_length(g, rows)];
-            threads.for_each(strips.into_iter(), scratch, |bytes, (x, strip, out)| {
-                quads.run(isa, g, rescale, bytes, x, &strip, out);
-            });
-        }
-        Weights::DepthwiseQuads(quads) => {
-            let scratch = || vec![0; DepthwiseQuads::room(g)];
-            threads.for_each(strips.into_iter(), scratch, |bytes, (x, strip, out)| {
-                quads.run(isa, g, rescale, bytes, x, &strip, out);
-            });
-        }
-        Weights::Depthwise { weights, padded, bias } => {
-            let scratch = || vec![0f32; Held::count(g) * line_length(g)];
-            threads.for_each(strips.into_iter(), scratch, |wide, (x, strip, out)| {
-                depthwise(isa, g, (weights.f32(), *padded, bias.f32()), rescale, wide, x, &strip, out);
-            });
-        }
-    }
+    threads.for_each(
+        strips.into_iter(),
+        || Scratch::of(filter.room(g, rows)),
+        |scratch, (x, strip, out)| filter.run(isa, g, rescale, scratch, x, &strip, out),
+    );
 }
 
 fn depthwise(
@@ -197,28 +211,11 @@ pub(crate) fn multiply(
         })
         .collect();
     let line = |rows| line(rows, depth, columns);
-    let room = strip_length(&line(strip), 1);
-    match &filter.weights {
-        Weights::Depthwise { .. } | Weights::DepthwiseQuads(_) => {}
-        Weights::Pairs(pairs) => {
-            threads.for_each(
-                parts.into_iter(),
-                || vec![0; room],
-                |wide, (x, rows, out)| {
-                    pairs.run(isa, &line(rows), rescale, wide, x, &Strip::ROW, out);
-                },
-            );
-        }
-        Weights::Quads(quads) => {
-            threads.for_each(
-                parts.into_iter(),
-                || vec![0; room],
-                |bytes, (x, rows, out)| {
-                    quads.run(isa, &line(rows), rescale, bytes, x, &Strip::ROW, out);
-                },
-            );
-        }
-    }
+    threads.for_each(
+        parts.into_iter(),
+        || Scratch::of(filter.room(&line(strip), 1)),
+        |scratch, (x, rows, out)| filter.run(isa, &line(rows), rescale, scratch, x, &Strip::ROW, out),
+    );
 }
 
 /// A product as a pointwise convolution of a line of `rows` pixels.

@@ -71,8 +71,9 @@ pub(crate) fn has_depthwise_quads(isa: Isa, rows: usize, columns: usize, stride:
 
 /// Computes a row.
 ///
-/// # Panics When slices are too short for what the other fields say, or [there is no such kernel](has_depthwise_quads):
-/// a bug of the caller.
+/// # Panics
+/// When slices are too short for what the other fields say, or [there is no such kernel](has_depthwise_quads): a bug of the
+/// caller.
 pub(crate) fn depthwise_quad_row(isa: Isa, r: DepthwiseQuadRow<'_>) {
     let Some(last) = (r.finish.len() / r.channels.max(1)).checked_sub(1) else { return };
     let reach = ((last * r.stride + columns(r.kernel, r.stride) - 1) * r.channels) + r.channels.max(BLOCK);
