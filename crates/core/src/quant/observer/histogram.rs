@@ -346,6 +346,7 @@ impl Observer for Histogram {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quant::observer::Extremes;
     use crate::quant::{Mapping, ObserverKind, QRange};
     use ndarray::{ArrayD, IxDyn};
 
@@ -430,5 +431,46 @@ mod tests {
         a.merge(&b.state()).unwrap();
         assert_eq!(a.counts.iter().sum::<f32>(), 5.0);
         assert_eq!((a.min, a.max), (-4.0, 4.0));
+    }
+
+    /// Counts how often elements are counted.
+    #[derive(Default)]
+    struct Counting(std::sync::atomic::AtomicUsize);
+
+    impl Scan for Counting {
+        fn extremes(&self, x: &[f32]) -> Extremes {
+            Plain.extremes(x)
+        }
+
+        fn histogram(&self, x: &[f32], bins: Bins) -> Vec<u32> {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Plain.histogram(x, bins)
+        }
+    }
+
+    #[test]
+    fn what_is_bounded_is_not_counted_again() {
+        let value = |i| <ValueId as crate::ir::Key>::new(i);
+        let bounded = Bounded { of: value(0), low: 0.0, high: 6.0 };
+        let (scan, mut known, mut looked) = (Counting::default(), observer(2048), observer(2048));
+        for sample in 0..6 {
+            let wave = |i: usize| (i as f32 * 0.7).sin() * (sample + 1) as f32 * 2.0 + 1.0;
+            let mut x: Vec<f32> = (0..3000).map(wave).collect();
+            match sample {
+                // All of these are bounded, and widen the range.
+                0 => x.iter_mut().for_each(|x| *x += 100.0),
+                4 => x[17] = f32::NAN,
+                _ => {}
+            }
+            let y: Vec<f32> = x.iter().map(|x| x.clamp(0.0, 6.0)).collect();
+            for (data, v, how) in [(&x, value(0), None), (&y, value(1), Some(bounded))] {
+                let view = || ArrayViewD::from_shape(vec![data.len()], data).unwrap();
+                known.look(&Batch::new(view(), &scan).of_value(v, how));
+                looked.look(&Batch::new(view(), &Plain));
+            }
+            assert_eq!(known.state(), looked.state(), "{sample}");
+        }
+        // Once a sample, and once more for the first and for the one with NaN.
+        assert_eq!(scan.0.into_inner(), 8);
     }
 }
