@@ -3,6 +3,18 @@
 //! The `f32` functions are branch-free and use nothing but operations that round once (additions, products, divisions, and
 //! `fma`), so they give the same bits on every instruction set. They are good to a few units in the last place.
 
+/// `x` between `lo` and `hi`; NaN stays NaN.
+#[inline(always)]
+pub fn clamp_nan<T: PartialOrd>(x: T, lo: T, hi: T) -> T {
+    if x < lo {
+        lo
+    } else if x > hi {
+        hi
+    } else {
+        x
+    }
+}
+
 /// The error function, to about 1e-16 relative: a Maclaurin series near zero, a continued fraction of `erfc` beyond.
 pub fn erf(x: f64) -> f64 {
     let a = x.abs();

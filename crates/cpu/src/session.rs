@@ -7,6 +7,7 @@ use crate::dense::integer;
 use crate::dense::strips::Quantized;
 use crate::dense::{Epilogue, Watch};
 use crate::kernel::{Kernel, KernelCall, KernelError, TensorMut, TensorRef};
+use crate::math::clamp_nan;
 use crate::memory::{Aligned, Rest, nothing, take_out};
 use crate::parallel::Threads;
 use crate::plan::{
@@ -334,15 +335,13 @@ fn carry_out(
 
 /// Bounds floats in place; NaN stays NaN.
 fn bound(threads: &Threads, isa: Isa, (low, high): (f32, f32), out: &mut [u8]) {
-    let above = |x: f32| if x < low { low } else { x };
-    let bound = |x: f32| if above(x) > high { high } else { above(x) };
     threads.for_each(
         bytemuck::cast_slice_mut::<u8, f32>(out).chunks_mut(PART),
         || (),
         |(), part| {
             isa.vectorize(
                 #[inline(always)]
-                || part.iter_mut().for_each(|x| *x = bound(*x)),
+                || part.iter_mut().for_each(|x| *x = clamp_nan(*x, low, high)),
             );
         },
     );

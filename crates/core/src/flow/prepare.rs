@@ -179,12 +179,7 @@ impl Prepared {
         !self.watch.is_empty()
     }
 
-    /// The values that observers watch while the program runs.
-    pub fn watched(&self) -> Vec<ValueId> {
-        self.watch.keys().copied().collect()
-    }
-
-    /// What observers need to see of these.
+    /// The values that observers watch while the program runs, and what they need to see of them.
     pub fn watchlist(&self) -> Watchlist {
         let looks = |g: &usize| self.observers[*g].as_ref().is_some_and(|o| o.needs_elements());
         let (elements, extremes): (Vec<_>, Vec<_>) =

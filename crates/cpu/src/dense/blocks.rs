@@ -4,6 +4,7 @@
 
 use super::Epilogue;
 use super::panels::Panels;
+use crate::math::clamp_nan;
 use crate::parallel::Threads;
 use crate::simd::{Floats, Isa, Lines, Seen, Strip, Tiles, strip};
 use std::ops::Range;
@@ -104,9 +105,7 @@ pub(super) fn product_by_columns(
             let at = row * columns + some.start * width;
             for (i, &sum) in sums.iter().enumerate() {
                 let sum = epilogue.residual.map_or(sum, |r| sum + r[at + i]);
-                // As the kernel does: NaN stays NaN.
-                let sum = if low > sum { low } else { sum };
-                out[at + i] = if high < sum { high } else { sum };
+                out[at + i] = clamp_nan(sum, low, high);
             }
         }
     }

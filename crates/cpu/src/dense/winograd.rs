@@ -6,6 +6,7 @@
 //! largest term. What the filter is used for does not depend on threads or on what was computed before.
 
 use super::blocks::{Places, Rows, product};
+use super::gemm::Mat;
 use super::geometry::Geometry;
 use super::panels::Panels;
 use super::{Epilogue, Watch};
@@ -59,7 +60,6 @@ impl Winograd {
             return None;
         }
         let (ic, oc) = (g.in_channels, g.out_channels);
-        // A row of a plane at a time is in the cache: the same number of all filters.
         let mut planes = vec![vec![0f32; ic * oc]; PLANES];
         for (n, filter) in w.chunks_exact(9 * ic).enumerate() {
             for (c, w) in filter.chunks_exact(9).enumerate() {
@@ -68,7 +68,7 @@ impl Winograd {
                 }
             }
         }
-        let pack = |plane: Vec<f32>| Panels::of_filter(isa, &plane, oc, ic, 1);
+        let pack = |plane: Vec<f32>| Panels::new(isa, Mat::dense(&plane, oc, ic).t());
         let zeros = Aligned::floats(oc.next_multiple_of(crate::simd::WIDEST));
         Some(Winograd { planes: planes.into_iter().map(pack).collect(), zeros })
     }

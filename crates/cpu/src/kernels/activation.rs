@@ -3,7 +3,7 @@
 use super::Table;
 use super::elementwise::{copy_bytes, float_unary, map_float};
 use crate::kernel::{KernelCall, KernelError, TensorMut};
-use crate::math;
+use crate::math::{self, clamp_nan};
 use crate::simd::Isa;
 use lowbit_core::DType;
 
@@ -44,18 +44,6 @@ fn selu(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
 fn mish(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let f = |x: f64| x * if x > 20.0 { x } else { x.exp().ln_1p() }.tanh();
     map_float(c, &mut outs[0], |x| f(f64::from(x)) as f32, f)
-}
-
-/// A clamp through which NaN passes.
-#[inline(always)]
-fn clamp_nan<T: PartialOrd>(x: T, lo: T, hi: T) -> T {
-    if x < lo {
-        lo
-    } else if x > hi {
-        hi
-    } else {
-        x
-    }
 }
 
 fn relu(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {

@@ -8,8 +8,9 @@
 //!
 //! Lines keep their zero point, as those of [`super::quads`] do. The sums are exact.
 
+use super::Isa;
 use super::finish::{Finish, Scaled};
-use super::{Isa, Kind};
+use super::quads::has_quads;
 
 /// Channels of a block: four registers of sums.
 pub(crate) const BLOCK: usize = 32;
@@ -35,6 +36,7 @@ pub(crate) struct DepthwiseQuadRow<'a> {
     /// The sum of the weights of each channel, as [`channel`] says.
     pub sums: &'a [[i32; BLOCK]],
     /// What stands for zero in `x`.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86-64 has the kernel"))]
     pub zero: i32,
     /// What becomes of the sums; the result is `[output width][channels]`. Some may be finished twice, as the same.
     pub finish: Scaled<'a>,
@@ -62,11 +64,8 @@ pub(crate) fn beyond(channels: usize, kernel: usize, stride: usize) -> usize {
 
 /// Whether [`depthwise_quad_row`] can be called for filters of so many rows and columns, and this stride along the row.
 pub(crate) fn has_depthwise_quads(isa: Isa, rows: usize, columns: usize, stride: usize) -> bool {
-    match isa.0 {
-        #[cfg(target_arch = "x86_64")]
-        Kind::Vnni => rows == columns && [3, 5, 7].contains(&columns) && [1, 2].contains(&stride),
-        _ => false,
-    }
+    let known = rows == columns && [3, 5, 7].contains(&columns) && [1, 2].contains(&stride);
+    known && has_quads(isa)
 }
 
 /// Computes a row.
@@ -86,7 +85,7 @@ pub(crate) fn depthwise_quad_row(isa: Isa, r: DepthwiseQuadRow<'_>) {
         // SAFETY: an `Isa` exists only where its features were detected; lines, weights and result reach as far as was
         // checked.
         #[cfg(target_arch = "x86_64")]
-        Kind::Vnni => unsafe { x86::row(r) },
+        super::Kind::Vnni => unsafe { x86::row(r) },
         _ => {}
     }
 }

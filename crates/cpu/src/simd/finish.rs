@@ -229,6 +229,10 @@ pub(crate) struct Scaled<'a> {
     /// What is added to the rounded integers; `None`: the result is in floating point.
     pub zero: Option<i32>,
     /// Whether integers of 32 bits hold `sum · factor + offset` of every sum, rounded: bounds may wait until then, and all is finite.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "only a kernel of x86-64 packs first")
+    )]
     pub small: bool,
 }
 

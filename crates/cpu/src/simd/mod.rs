@@ -5,8 +5,6 @@
 //! All instruction sets compute the same bits.
 
 #![allow(unsafe_code)]
-// What only kernels of x86-64 read has no reader elsewhere.
-#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_imports, unused_variables))]
 
 /// Does something for each number below a constant, 14 at most. It is written out: a loop might not be unrolled, and the sums that
 /// it meets would have to leave their registers.

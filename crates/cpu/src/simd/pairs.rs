@@ -4,6 +4,7 @@
 //! hold: 8-bit integers less their zero points. The sums are exact, so all instruction sets agree.
 
 use super::finish::Finish;
+#[cfg(target_arch = "x86_64")]
 use super::tile::heights;
 use super::vector::{Portable, Vector};
 use super::{Isa, Kind};
@@ -33,6 +34,7 @@ impl Places {
     }
 
     /// All of them.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn list(&self) -> &[usize] {
         &self.list
     }

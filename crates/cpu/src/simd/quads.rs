@@ -5,9 +5,9 @@
 //! saturation. Rows keep their zero point: what it adds to a sum is the same for all rows of a column, and is taken off by what
 //! sums start from. The sums are exact, as those of [`super::pairs`] are.
 
+use super::Isa;
 use super::finish::Finish;
 use super::pairs::Places;
-use super::{Isa, Kind};
 
 /// Columns of a panel: two registers.
 pub(crate) const COLUMNS: usize = 32;
@@ -29,6 +29,7 @@ pub(crate) struct QuadStrip<'a, F> {
     /// Weights `[pieces · depth / DEPTH][COLUMNS][DEPTH]`.
     pub panel: &'a [i8],
     /// What the sums of each column start from.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86-64 has the kernel"))]
     pub starts: &'a [i32; COLUMNS],
     /// How many of the panel's columns there are, at least one.
     pub columns: usize,
@@ -44,7 +45,7 @@ pub(crate) struct QuadStrip<'a, F> {
 pub(crate) fn has_quads(isa: Isa) -> bool {
     match isa.0 {
         #[cfg(target_arch = "x86_64")]
-        Kind::Vnni => true,
+        super::Kind::Vnni => true,
         _ => false,
     }
 }
@@ -63,7 +64,7 @@ pub(crate) fn quad_strip<F: Finish>(isa: Isa, s: QuadStrip<'_, F>) {
     match isa.0 {
         // SAFETY: an `Isa` exists only where its features were detected; rows, panel and result reach as far as was checked.
         #[cfg(target_arch = "x86_64")]
-        Kind::Vnni => unsafe { x86::strip(s) },
+        super::Kind::Vnni => unsafe { x86::strip(s) },
         _ => unreachable!("{isa:?} has no kernel that multiplies bytes"),
     }
 }
