@@ -12,13 +12,14 @@
 //! let y = session.run(&[x], &mut |_, _| {}).unwrap();
 //! assert_eq!(y[0].to_f32(), [0.0, 2.0].as_slice());
 //! ```
-#![deny(unsafe_code)] // allowed in `simd` alone
+#![deny(unsafe_code)] // allowed in `simd` and `pages` alone
 
 mod dense;
 pub mod kernel;
 mod kernels;
 mod math;
 mod memory;
+mod pages;
 mod parallel;
 mod plan;
 mod profile;

@@ -1,6 +1,7 @@
 //! Memory aligned to cache lines, so that no register load or store crosses two; and parts of it, some written while others
 //! are read.
 
+use crate::pages::{HUGE, Piece};
 use bytemuck::{Pod, Zeroable};
 use std::cell::Cell;
 use std::ops::Range;
@@ -9,11 +10,36 @@ use std::ops::Range;
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
-/// Zeroed bytes that start at a cache line.
-#[derive(Clone, Debug, Default)]
-pub struct Aligned(Vec<Line>);
+/// Zeroed bytes that start at a cache line. Many of them lie in huge pages ([`pages`](crate::pages)).
+#[derive(Debug, Default)]
+pub struct Aligned(Lines);
+
+#[derive(Debug)]
+enum Lines {
+    Few(Vec<Line>),
+    Many(Piece),
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Lines::Few(vec![])
+    }
+}
+
+impl Lines {
+    /// Zeros in `piece`, or elsewhere.
+    fn new(bytes: usize, piece: Option<Piece>) -> Lines {
+        piece.map_or_else(|| Lines::Few(vec![Line([0; 64]); bytes.div_ceil(64)]), Lines::Many)
+    }
+}
 
 impl Aligned {
+    /// Room for so many bytes, of something that is made once and stays, like packed weights: small pieces of it share pages.
+    pub fn lasting(bytes: usize) -> Aligned {
+        const FEW: usize = 4096;
+        Aligned(Lines::new(bytes, (bytes >= FEW).then(|| Piece::beside_others(bytes)).flatten()))
+    }
+
     /// Room for `n` elements of `f32`.
     pub fn floats(n: usize) -> Aligned {
         let mut a = Aligned::default();
@@ -23,35 +49,43 @@ impl Aligned {
 
     /// Makes room for `bytes` bytes at least.
     pub fn grow(&mut self, bytes: usize) {
-        let lines = bytes.div_ceil(64);
-        if self.0.len() < lines {
-            self.0.resize(lines, Line([0; 64]));
+        let len = self.bytes().len();
+        if len < bytes {
+            let piece = (bytes >= HUGE / 2).then(|| Piece::alone(bytes)).flatten();
+            let old = std::mem::replace(&mut self.0, Lines::new(bytes, piece));
+            self.bytes_mut()[..len].copy_from_slice(Aligned(old).bytes());
         }
     }
 
     /// Everything, as bytes.
     pub fn bytes(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.0)
+        match &self.0 {
+            Lines::Few(lines) => bytemuck::cast_slice(lines),
+            Lines::Many(piece) => piece.bytes(),
+        }
     }
 
     /// Everything, as bytes to write.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        bytemuck::cast_slice_mut(&mut self.0)
+        match &mut self.0 {
+            Lines::Few(lines) => bytemuck::cast_slice_mut(lines),
+            Lines::Many(piece) => piece.bytes_mut(),
+        }
     }
 
     /// Everything, as `f32`.
     pub fn f32(&self) -> &[f32] {
-        bytemuck::cast_slice(&self.0)
+        bytemuck::cast_slice(self.bytes())
     }
 
     /// Everything, as `f32` to write.
     pub fn f32_mut(&mut self) -> &mut [f32] {
-        bytemuck::cast_slice_mut(&mut self.0)
+        bytemuck::cast_slice_mut(self.bytes_mut())
     }
 }
 
 thread_local! {
-    static KEPT: Cell<Aligned> = const { Cell::new(Aligned(vec![])) };
+    static KEPT: Cell<Aligned> = const { Cell::new(Aligned(Lines::Few(vec![]))) };
 }
 
 /// Memory for one piece of work after another; a thread keeps the largest that it had, as having it anew and cleared takes longer than
@@ -81,7 +115,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let (mine, other) = (std::mem::take(&mut self.0), KEPT.take());
-        KEPT.set(if mine.0.len() > other.0.len() { mine } else { other });
+        KEPT.set(if mine.bytes().len() > other.bytes().len() { mine } else { other });
     }
 }
 

@@ -50,7 +50,7 @@ impl Filter {
         }
         if ic == 1 && oc == 1 {
             let channels = g.out_channels.next_multiple_of(16);
-            let mut weights = Aligned::floats(taps * channels);
+            let mut weights = Aligned::lasting(taps * channels * size_of::<f32>());
             for (i, &v) in w.iter().enumerate() {
                 weights.f32_mut()[i % taps * channels + i / taps] = v;
             }

@@ -30,8 +30,7 @@ impl DepthwiseQuads {
         }
         let (taps, blocks) = (g.taps(), g.out_channels.div_ceil(BLOCK));
         let rows = (kd * kh).next_multiple_of(ROWS);
-        let mut weights = Aligned::default();
-        weights.grow(blocks * rows * columns * BLOCK);
+        let mut weights = Aligned::lasting(blocks * rows * columns * BLOCK);
         let mut sums = vec![[0; BLOCK]; blocks];
         let parts = weights.bytes_mut().chunks_exact_mut(rows * columns * BLOCK);
         for (block, (part, sums)) in parts.zip(&mut sums).enumerate() {

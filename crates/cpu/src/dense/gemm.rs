@@ -72,7 +72,8 @@ pub(crate) fn gemm(isa: Isa, a: Mat<'_>, b: Mat<'_>, out: &mut [f32]) -> Result<
         dense = (0..m * k).map(|i| a.data[i / k * a.strides[0] + i % k * a.strides[1]]).collect();
         (&dense[..], k)
     };
-    let panels = Panels::new(isa, b);
+    let mut panels = Panels::empty(isa);
+    panels.pack(b);
     multiply(isa, Threads::ALONE, rows, m, stride, &panels, &padded_bias(None, n), out, Epilogue::NONE);
     Ok(())
 }

@@ -51,7 +51,7 @@ impl IntegerFilter {
                 return Some(IntegerFilter { weights: Weights::DepthwiseQuads(quads) });
             }
             let padded = g.out_channels.next_multiple_of(COLUMNS);
-            let mut weights = Aligned::floats(taps * padded);
+            let mut weights = Aligned::lasting(taps * padded * size_of::<f32>());
             for (i, &v) in w.iter().enumerate() {
                 weights.f32_mut()[i % taps * padded + i / taps] = f32::from(v);
             }

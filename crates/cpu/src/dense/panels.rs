@@ -5,7 +5,7 @@ use crate::memory::Aligned;
 use crate::simd::{Isa, WIDEST};
 
 /// A matrix `[depth, columns]` as panels `[columns / width][depth][width]`; the last is padded with zeros.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Panels {
     data: Aligned,
     pub width: usize,
@@ -14,11 +14,22 @@ pub(crate) struct Panels {
 }
 
 impl Panels {
-    /// Packs a matrix.
+    /// None yet: memory for one matrix after another.
+    pub fn empty(isa: Isa) -> Panels {
+        Panels { data: Aligned::default(), width: isa.width(), depth: 0, columns: 0 }
+    }
+
+    /// Packs a matrix that stays.
     pub fn new(isa: Isa, b: Mat<'_>) -> Panels {
-        let mut panels = Panels { data: Aligned::default(), width: isa.width(), depth: 0, columns: 0 };
+        let mut panels = Panels::empty(isa);
+        panels.data = Aligned::lasting(panels.bytes(b.size));
         panels.pack(b);
         panels
+    }
+
+    /// How many bytes a matrix of `[depth, columns]` takes.
+    fn bytes(&self, [depth, columns]: [usize; 2]) -> usize {
+        columns.div_ceil(self.width) * depth * self.width * size_of::<f32>()
     }
 
     /// Packs another matrix into the same memory.
@@ -26,7 +37,7 @@ impl Panels {
         let ([depth, columns], [row, col]) = (b.size, b.strides);
         let width = self.width;
         (self.depth, self.columns) = (depth, columns);
-        self.data.grow(columns.div_ceil(width) * depth * width * 4);
+        self.data.grow(self.bytes(b.size));
         for (p, panel) in self.data.f32_mut().chunks_exact_mut((depth * width).max(1)).enumerate() {
             let first = p * width;
             if first >= columns {

@@ -25,8 +25,7 @@ impl Quads {
         if !has_quads(isa) || !w.iter().all(|&w| i8::try_from(w).is_ok()) {
             return None;
         }
-        let mut panels = Aligned::default();
-        panels.grow(PACKING.len(g));
+        let mut panels = Aligned::lasting(PACKING.len(g));
         PACKING.pack(g, w, panels.bytes_mut(), |v| v as u8);
         let (oc, count) = (g.out_channels / g.groups, PACKING.panels(g));
         let mut sums = vec![[0; COLUMNS]; g.groups * count];

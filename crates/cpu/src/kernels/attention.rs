@@ -87,7 +87,7 @@ fn attention(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
         if out.is_empty() {
             return Ok(());
         }
-        let empty = || Panels::new(c.isa, Mat::dense(&[], 0, 0));
+        let empty = || Panels::empty(c.isa);
         c.threads.for_each(
             out.chunks_exact_mut(l * ev).enumerate(),
             || (vec![0f32; l * s], vec![0f32; l], empty(), empty()),

@@ -182,13 +182,7 @@ unsafe fn four<
                 }
             }
         }
-        if WHOLE {
-            r.finish.store_rows(sums, o * r.channels + channel, r.channels, channel);
-            return;
-        }
-        for (p, sum) in sums.into_iter().enumerate() {
-            finish::<V, F, N>(r, sum, channel, o + p);
-        }
+        finish::<V, F, 4, N>(r, sums, channel, o);
     }
 }
 
@@ -289,9 +283,7 @@ unsafe fn inside<V: Vector, F: Finish, const P: usize, const N: usize, const WHO
                 }
             }
         }
-        for (p, sum) in sums.into_iter().enumerate() {
-            finish::<V, F, N>(r, sum, channel, o + p);
-        }
+        finish::<V, F, P, N>(r, sums, channel, o);
     }
 }
 
@@ -325,26 +317,18 @@ unsafe fn border<V: Vector, F: Finish, const N: usize, const WHOLE: bool>(
                 }
             }
         }
-        finish::<V, F, N>(r, sum, channel, o);
+        finish::<V, F, 1, N>(r, [sum], channel, o);
     }
 }
 
+/// Stores `P` pixels from `o`.
 #[inline(always)]
-unsafe fn finish<V: Vector, F: Finish, const N: usize>(
+unsafe fn finish<V: Vector, F: Finish, const P: usize, const N: usize>(
     r: &mut DepthwiseRow<'_, F>,
-    sums: [V; N],
+    sums: [[V; N]; P],
     channel: usize,
     o: usize,
 ) {
-    let (at, left) = (o * r.channels + channel, r.channels - channel);
     // SAFETY: see `run`.
-    unsafe {
-        if left >= N * V::LANES {
-            return r.finish.store_rows([sums], at, 0, channel);
-        }
-        for (n, sums) in sums.into_iter().enumerate() {
-            let n = n * V::LANES;
-            r.finish.store(sums, at + n, channel + n, left - n);
-        }
-    }
+    unsafe { r.finish.store(sums, o * r.channels + channel, r.channels, channel, r.channels - channel) }
 }

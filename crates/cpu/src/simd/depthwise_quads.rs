@@ -205,10 +205,10 @@ mod x86 {
         // SAFETY: the caller's.
         unsafe {
             let [a, b] = ordered(sums);
-            finish.store(Avx512::of_integers(a), at, channel, left);
-            if left > Avx512::LANES {
-                let n = Avx512::LANES;
-                finish.store(Avx512::of_integers(b), at + n, channel + n, left - n);
+            let (a, b) = (Avx512::of_integers(a), Avx512::of_integers(b));
+            match left > Avx512::LANES {
+                true => finish.store([[a, b]], at, 0, channel, left),
+                false => finish.store([[a]], at, 0, channel, left),
             }
         }
     }

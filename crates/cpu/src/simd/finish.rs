@@ -11,26 +11,60 @@ pub(crate) trait Finish {
     /// Whether results of `padded` channels, whole registers of them, can be finished.
     fn takes(&self, padded: usize) -> bool;
 
-    /// Stores a register of sums as the elements from `at`: the first `left` lanes, or all if there are more left. The first
-    /// is of channel `channel`.
+    /// Stores `M` rows of `N` registers, `stride` elements apart, from the element `at` on: the first `columns` of each row, which
+    /// reach into its last register, or all if there are more. The first is of channel `channel`.
     ///
     /// # Safety
-    /// `at` and what is left lie inside of the result; channels in whole registers lie inside of what [`takes`](Self::takes)
-    /// was asked about.
-    unsafe fn store<V: Vector>(&mut self, sums: V, at: usize, channel: usize, left: usize);
-
-    /// Stores `M` rows of `N` whole registers, `stride` elements apart. There are no choices between one row and the next: the
-    /// compiler would move sums behind them, and out of their registers.
-    ///
-    /// # Safety
-    /// As [`store`](Self::store), for each register.
-    unsafe fn store_rows<V: Vector, const M: usize, const N: usize>(
+    /// What is stored lies inside of the result; channels in whole registers lie inside of what [`takes`](Self::takes) was asked
+    /// about.
+    #[inline(always)]
+    unsafe fn store<V: Vector, const M: usize, const N: usize>(
         &mut self,
         sums: [[V; N]; M],
         at: usize,
         stride: usize,
         channel: usize,
+        columns: usize,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            match columns >= N * V::LANES {
+                true => self.store_rows::<V, M, N, true>(sums, at, stride, channel, V::LANES),
+                false => {
+                    let left = columns - (N - 1) * V::LANES;
+                    self.store_rows::<V, M, N, false>(sums, at, stride, channel, left);
+                }
+            }
+        }
+    }
+
+    /// The same; of the last register of each row all lanes if they are `WHOLE`, and the first `left` otherwise. There are no
+    /// choices between one row and the next: the compiler would move sums behind them, and out of their registers.
+    ///
+    /// # Safety
+    /// As [`store`](Self::store).
+    unsafe fn store_rows<V: Vector, const M: usize, const N: usize, const WHOLE: bool>(
+        &mut self,
+        sums: [[V; N]; M],
+        at: usize,
+        stride: usize,
+        channel: usize,
+        left: usize,
     );
+}
+
+/// A register, or its first `left` lanes with zeros behind.
+#[inline(always)]
+unsafe fn load<V: Vector>(whole: bool, from: *const f32, left: usize) -> V {
+    // SAFETY: the caller's.
+    unsafe { if whole { V::load(from) } else { V::load_part(from, left) } }
+}
+
+/// Stores a register, or its first `left` lanes.
+#[inline(always)]
+unsafe fn store<V: Vector>(whole: bool, x: V, to: *mut f32, left: usize) {
+    // SAFETY: the caller's.
+    unsafe { if whole { x.store(to) } else { x.store_part(to, left) } }
 }
 
 /// The extremes of what was seen, lane by lane. Aligned: what was just stored is loaded again, which takes long across two lines.
@@ -59,32 +93,53 @@ impl Seen {
         finite.then(|| Extremes::of(least, greatest))
     }
 
+    /// Sees rows of registers; of the last of each row all lanes if they are `WHOLE`, and the first `left` otherwise.
     #[inline(always)]
-    unsafe fn see<V: Vector, const M: usize, const N: usize>(&mut self, rows: &[[V; N]; M]) {
+    unsafe fn see<V: Vector, const M: usize, const N: usize, const WHOLE: bool>(
+        &mut self,
+        rows: &[[V; N]; M],
+        left: usize,
+    ) {
         const { assert!(V::LANES <= LANES) };
+        let whole = if WHOLE { N } else { N - 1 };
         // SAFETY: a register has no more lanes than these lists.
         unsafe {
+            if whole > 0 {
+                self.see_columns::<V, M, N, true>(rows, 0, whole, left);
+            }
+            if !WHOLE {
+                self.see_columns::<V, M, N, false>(rows, N - 1, N, left);
+            }
+        }
+    }
+
+    /// Sees registers `from..to` of each row.
+    #[inline(always)]
+    unsafe fn see_columns<V: Vector, const M: usize, const N: usize, const WHOLE: bool>(
+        &mut self,
+        rows: &[[V; N]; M],
+        from: usize,
+        to: usize,
+        left: usize,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
             // Among themselves first: the next rows wait for what is in the lists only.
-            let (mut least, mut greatest, mut sum) = (rows[0][0], rows[0][0], V::splat(0.0));
+            let (mut least, mut greatest, mut sum) = (rows[0][from], rows[0][from], V::splat(0.0));
             written_out!(m < M, {
-                for n in 0..N {
+                for n in from..to {
                     least = rows[m][n].lesser(least);
                     greatest = rows[m][n].greater(greatest);
                     // It is finite if all are, but for an overflow, which is looked at like something that is not.
                     sum = sum.add(rows[m][n]);
                 }
             });
+            // What is not stored is not seen.
             let [l, g, z] = [&mut self.least, &mut self.greatest, &mut self.zeros].map(|x| x.as_mut_ptr());
-            least.lesser(V::load(l)).store(l);
-            greatest.greater(V::load(g)).store(g);
-            sum.fma(V::splat(0.0), V::load(z)).store(z);
+            store(WHOLE, least.lesser(load(WHOLE, l, left)), l, left);
+            store(WHOLE, greatest.greater(load(WHOLE, g, left)), g, left);
+            store(WHOLE, sum.fma(V::splat(0.0), load(WHOLE, z, left)), z, left);
         }
-    }
-
-    fn see_one(&mut self, x: f32) {
-        self.least[0] = if x < self.least[0] { x } else { self.least[0] };
-        self.greatest[0] = if x > self.greatest[0] { x } else { self.greatest[0] };
-        self.zeros[0] += x * 0.0;
     }
 }
 
@@ -111,32 +166,13 @@ impl<const SEE: bool> Finish for Floats<'_, SEE> {
     }
 
     #[inline(always)]
-    unsafe fn store<V: Vector>(&mut self, sums: V, at: usize, _channel: usize, left: usize) {
-        // SAFETY: the caller's; the residual is as long as the result.
-        unsafe {
-            let mut sums = sums;
-            if let Some(residual) = self.residual {
-                let from = residual.as_ptr().add(at);
-                sums = sums.add(if left >= V::LANES { V::load(from) } else { V::load_part(from, left) });
-            }
-            if SEE {
-                let mut lanes = [0.0; LANES];
-                sums.store(lanes.as_mut_ptr());
-                lanes[..left.min(V::LANES)].iter().for_each(|&x| self.seen.see_one(x));
-            }
-            let sums = sums.clamp(V::splat(self.clamp.0), V::splat(self.clamp.1));
-            let out = self.out.as_mut_ptr().add(at);
-            if left >= V::LANES { sums.store(out) } else { sums.store_part(out, left) }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store_rows<V: Vector, const M: usize, const N: usize>(
+    unsafe fn store_rows<V: Vector, const M: usize, const N: usize, const WHOLE: bool>(
         &mut self,
         mut sums: [[V; N]; M],
         at: usize,
         stride: usize,
         _channel: usize,
+        left: usize,
     ) {
         // SAFETY: the caller's; the residual is as long as the result.
         unsafe {
@@ -144,19 +180,20 @@ impl<const SEE: bool> Finish for Floats<'_, SEE> {
                 let from = residual.as_ptr().add(at);
                 written_out!(m < M, {
                     for n in 0..N {
-                        sums[m][n] = sums[m][n].add(V::load(from.add(m * stride + n * V::LANES)));
+                        let from = from.add(m * stride + n * V::LANES);
+                        sums[m][n] = sums[m][n].add(load(WHOLE || n + 1 < N, from, left));
                     }
                 });
             }
             if SEE {
-                self.seen.see(&sums);
+                self.seen.see::<V, M, N, WHOLE>(&sums, left);
             }
             let (lo, hi) = (V::splat(self.clamp.0), V::splat(self.clamp.1));
             let out = self.out.as_mut_ptr().add(at);
             written_out!(m < M, {
                 for n in 0..N {
                     sums[m][n] = sums[m][n].clamp(lo, hi);
-                    sums[m][n].store(out.add(m * stride + n * V::LANES));
+                    store(WHOLE || n + 1 < N, sums[m][n], out.add(m * stride + n * V::LANES), left);
                 }
             });
         }
@@ -182,33 +219,22 @@ impl Finish for Parts<'_> {
     }
 
     #[inline(always)]
-    unsafe fn store<V: Vector>(&mut self, sums: V, at: usize, channel: usize, left: usize) {
-        // SAFETY: the caller's.
-        unsafe {
-            let (out, factors) = (self.out.as_mut_ptr().add(at), V::load(self.factors.as_ptr().add(channel)));
-            if left >= V::LANES {
-                sums.fma(factors, V::load(out)).store(out);
-            } else {
-                sums.fma(factors, V::load_part(out, left)).store_part(out, left);
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store_rows<V: Vector, const M: usize, const N: usize>(
+    unsafe fn store_rows<V: Vector, const M: usize, const N: usize, const WHOLE: bool>(
         &mut self,
         sums: [[V; N]; M],
         at: usize,
         stride: usize,
         channel: usize,
+        left: usize,
     ) {
         // SAFETY: the caller's.
         unsafe {
             let (out, factors) = (self.out.as_mut_ptr().add(at), self.factors.as_ptr().add(channel));
             written_out!(m < M, {
                 for n in 0..N {
-                    let out = out.add(m * stride + n * V::LANES);
-                    sums[m][n].fma(V::load(factors.add(n * V::LANES)), V::load(out)).store(out);
+                    let (out, whole) = (out.add(m * stride + n * V::LANES), WHOLE || n + 1 < N);
+                    let sum = sums[m][n].fma(V::load(factors.add(n * V::LANES)), load(whole, out, left));
+                    store(whole, sum, out, left);
                 }
             });
         }
@@ -246,33 +272,15 @@ impl Finish for Scaled<'_> {
     }
 
     #[inline(always)]
-    unsafe fn store<V: Vector>(&mut self, sums: V, at: usize, channel: usize, left: usize) {
-        // SAFETY: the caller's; an element has as many bytes as `len` says, and floats are stored unaligned.
-        unsafe {
-            let scaled = self.scaled(sums, channel);
-            let out = self.out.as_mut_ptr();
-            match (self.zero, left >= V::LANES) {
-                (Some(zero), true) => scaled.store_bytes(zero, out.add(at)),
-                (Some(zero), false) => {
-                    let mut bytes = [0u8; 16];
-                    scaled.store_bytes(zero, bytes.as_mut_ptr());
-                    bytes.as_ptr().copy_to_nonoverlapping(out.add(at), left);
-                }
-                (None, true) => scaled.store(out.add(4 * at).cast()),
-                (None, false) => scaled.store_part(out.add(4 * at).cast(), left),
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store_rows<V: Vector, const M: usize, const N: usize>(
+    unsafe fn store_rows<V: Vector, const M: usize, const N: usize, const WHOLE: bool>(
         &mut self,
         mut sums: [[V; N]; M],
         at: usize,
         stride: usize,
         channel: usize,
+        left: usize,
     ) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's; an element has as many bytes as `len` says, and floats are stored unaligned.
         unsafe {
             written_out!(m < M, {
                 for n in 0..N {
@@ -281,17 +289,22 @@ impl Finish for Scaled<'_> {
             });
             let out = self.out.as_mut_ptr();
             match self.zero {
-                Some(zero) if N == 2 => written_out!(m < M, {
+                Some(zero) if N == 2 && WHOLE => written_out!(m < M, {
                     V::store_bytes_of_two([sums[m][0], sums[m][N - 1]], zero, out.add(at + m * stride));
                 }),
                 Some(zero) => written_out!(m < M, {
                     for n in 0..N {
-                        sums[m][n].store_bytes(zero, out.add(at + m * stride + n * V::LANES));
+                        let out = out.add(at + m * stride + n * V::LANES);
+                        match WHOLE || n + 1 < N {
+                            true => sums[m][n].store_bytes(zero, out),
+                            false => sums[m][n].store_bytes_part(zero, out, left),
+                        }
                     }
                 }),
                 None => written_out!(m < M, {
                     for n in 0..N {
-                        sums[m][n].store(out.add(4 * (at + m * stride + n * V::LANES)).cast());
+                        let out = out.add(4 * (at + m * stride + n * V::LANES));
+                        store(WHOLE || n + 1 < N, sums[m][n], out.cast(), left);
                     }
                 }),
             }

@@ -167,26 +167,20 @@ unsafe fn tile<const M: usize, const N: usize, F: Finish>(s: &mut PairStrip<'_, 
                 }
             }
         }
-        let at = first * s.stride;
-        if s.last && s.columns == N * Avx2::LANES {
-            let mut whole = [[Avx2::splat(0.0); N]; M];
+        if s.last {
+            let mut floats = [[Avx2::splat(0.0); N]; M];
             written_out!(m < M, {
                 for n in 0..N {
-                    whole[m][n] = Avx2::of_integers(sums[m][n]);
+                    floats[m][n] = Avx2::of_integers(sums[m][n]);
                 }
             });
-            s.finish.store_rows(whole, at, s.stride, s.channel);
+            s.finish.store(floats, first * s.stride, s.stride, s.channel, s.columns);
             return;
         }
         for (m, sums) in sums.into_iter().enumerate() {
             for (n, sums) in sums.into_iter().enumerate() {
-                let from = n * Avx2::LANES;
-                if s.last {
-                    let (sums, at) = (Avx2::of_integers(sums), at + m * s.stride + from);
-                    s.finish.store(sums, at, s.channel + from, s.columns - from);
-                } else {
-                    _mm256_storeu_si256(s.partial[first + m].as_mut_ptr().add(from).cast(), sums);
-                }
+                let to = s.partial[first + m].as_mut_ptr().add(n * Avx2::LANES);
+                _mm256_storeu_si256(to.cast(), sums);
             }
         }
     }
@@ -218,7 +212,8 @@ unsafe fn portable<F: Finish>(mut s: PairStrip<'_, F>) {
         for (&sums, n) in registers {
             // SAFETY: result and factors reach as far as was checked.
             unsafe {
-                s.finish.store(Portable::of_integers(sums), i * s.stride + n, s.channel + n, s.columns - n);
+                let sums = [[Portable::of_integers(sums)]];
+                s.finish.store(sums, i * s.stride + n, 0, s.channel + n, s.columns - n);
             }
         }
     }

@@ -141,17 +141,7 @@ mod x86 {
                         floats[m][n] = Avx512::of_integers(sums[m][n]);
                     }
                 });
-                let at = first * s.stride;
-                if s.columns == N * Avx512::LANES {
-                    s.finish.store_rows(floats, at, s.stride, s.channel);
-                    continue;
-                }
-                for (m, floats) in floats.into_iter().enumerate() {
-                    for (n, floats) in floats.into_iter().enumerate() {
-                        let from = n * Avx512::LANES;
-                        s.finish.store(floats, at + m * s.stride + from, s.channel + from, s.columns - from);
-                    }
-                }
+                s.finish.store(floats, first * s.stride, s.stride, s.channel, s.columns);
             }
         }
     }

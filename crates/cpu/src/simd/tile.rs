@@ -344,16 +344,7 @@ unsafe fn tiles<V: Vector, const M: usize, const N: usize, const SEE: bool>(
                     (k, panel) = (k + 1, panel.add(width));
                 }
             }
-            if cols == N * V::LANES {
-                to.store_rows(sums, row * stride, stride, 0);
-                continue;
-            }
-            for (m, sums) in sums.into_iter().enumerate() {
-                for (n, sums) in sums.into_iter().enumerate() {
-                    let from = n * V::LANES;
-                    to.store(sums, (row + m) * stride + from, from, cols - from);
-                }
-            }
+            to.store(sums, row * stride, stride, 0, cols);
         }
     }
 }

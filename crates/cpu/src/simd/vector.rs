@@ -30,6 +30,17 @@ pub(crate) unsafe trait Vector: Copy {
             b.store_bytes(zero, to.add(Self::LANES));
         }
     }
+    /// The same of the first `n` lanes.
+    #[inline(always)]
+    unsafe fn store_bytes_part(self, zero: i32, to: *mut u8, n: usize) {
+        let mut bytes = [0u8; 16];
+        const { assert!(Self::LANES <= 16) };
+        // SAFETY: the caller vouches for `n` elements.
+        unsafe {
+            self.store_bytes(zero, bytes.as_mut_ptr());
+            bytes.as_ptr().copy_to_nonoverlapping(to, n.min(Self::LANES));
+        }
+    }
     /// The places of the lanes among bins, as [`Bins::place`] finds them.
     unsafe fn store_places(self, bins: &Bins, to: *mut u32);
     unsafe fn add(self, other: Self) -> Self;
