@@ -456,7 +456,7 @@ impl CpuSession {
                     let view = view(DType::F32, &[0], Layout::Contiguous, nothing());
                     probe(v, Watched { view, extremes: found });
                 } else {
-                    // What is not finite has to be counted, before it is bounded.
+                    // What is not finite has to be counted, and what has one sign looked at, before it is bounded.
                     run(&mut self.arena, UNBOUNDED, None)?;
                     let whole = Rest::all(self.arena.bytes());
                     Memory { plan, inputs, state, arena: &whole }.show(v, out, None, probe);

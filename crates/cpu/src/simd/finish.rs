@@ -68,29 +68,33 @@ unsafe fn store<V: Vector>(whole: bool, x: V, to: *mut f32, left: usize) {
 }
 
 /// The extremes of what was seen, lane by lane. Aligned: what was just stored is loaded again, which takes long across two lines.
+///
+/// Bits of floats are compared, as integers: then what is not finite is found on the way, and multipliers, which compare floats as
+/// well, are left to the products. With a sign, those of positive numbers have the order of these, and are above those of negative
+/// ones; without, those of negative numbers have the opposite of their order, and are above those of positive ones.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct Seen {
-    least: [f32; LANES],
+    /// The greatest bits with a sign, as floats.
     greatest: [f32; LANES],
-    /// Zeros, until something may not be finite.
-    zeros: [f32; LANES],
+    /// The greatest bits without a sign.
+    least: [f32; LANES],
 }
 
-/// Lanes of the longest registers.
-const LANES: usize = 16;
+/// Lanes of the longest registers, two of them side by side.
+const LANES: usize = 32;
 
 impl Seen {
     /// Of nothing.
-    pub const NOTHING: Seen =
-        Seen { least: [f32::INFINITY; LANES], greatest: [f32::NEG_INFINITY; LANES], zeros: [0.0; LANES] };
+    pub const NOTHING: Seen = Seen { greatest: [-0.0; LANES], least: [0.0; LANES] };
 
-    /// The extremes, if there was something, and all was finite for certain.
+    /// The extremes, if all was finite, and on both sides of zero.
     pub fn extremes(&self) -> Option<Extremes> {
-        let least = self.least.into_iter().fold(f32::INFINITY, f32::min);
-        let greatest = self.greatest.into_iter().fold(f32::NEG_INFINITY, f32::max);
-        let finite = self.zeros.iter().all(|z| *z == 0.0) && least <= greatest;
-        finite.then(|| Extremes::of(least, greatest))
+        let signed = self.greatest.iter().map(|x| x.to_bits() as i32).max()?;
+        let unsigned = self.least.iter().map(|x| x.to_bits()).max()?;
+        let (least, greatest) = (f32::from_bits(unsigned), f32::from_bits(signed as u32));
+        let known = signed >= 0 && least.is_sign_negative() && least.is_finite() && greatest.is_finite();
+        known.then(|| Extremes::of(least, greatest))
     }
 
     /// Sees rows of registers; of the last of each row all lanes if they are `WHOLE`, and the first `left` otherwise.
@@ -125,20 +129,17 @@ impl Seen {
         // SAFETY: the caller's.
         unsafe {
             // Among themselves first: the next rows wait for what is in the lists only.
-            let (mut least, mut greatest, mut sum) = (rows[0][from], rows[0][from], V::splat(0.0));
+            let (mut greatest, mut least) = (rows[0][from], rows[0][from]);
             written_out!(m < M, {
                 for n in from..to {
-                    least = rows[m][n].lesser(least);
-                    greatest = rows[m][n].greater(greatest);
-                    // It is finite if all are, but for an overflow, which is looked at like something that is not.
-                    sum = sum.add(rows[m][n]);
+                    greatest = rows[m][n].greater_bits(greatest);
+                    least = rows[m][n].greater_bits_unsigned(least);
                 }
             });
             // What is not stored is not seen.
-            let [l, g, z] = [&mut self.least, &mut self.greatest, &mut self.zeros].map(|x| x.as_mut_ptr());
-            store(WHOLE, least.lesser(load(WHOLE, l, left)), l, left);
-            store(WHOLE, greatest.greater(load(WHOLE, g, left)), g, left);
-            store(WHOLE, sum.fma(V::splat(0.0), load(WHOLE, z, left)), z, left);
+            let [g, l] = [&mut self.greatest, &mut self.least].map(|x| x.as_mut_ptr());
+            store(WHOLE, greatest.greater_bits(load(WHOLE, g, left)), g, left);
+            store(WHOLE, least.greater_bits_unsigned(load(WHOLE, l, left)), l, left);
         }
     }
 }

@@ -47,6 +47,7 @@ enum Kind {
     /// AVX-512 with instructions that multiply bytes.
     #[cfg(target_arch = "x86_64")]
     Vnni,
+    /// AVX-512 F and VL: its instructions for registers of 256 bits as well.
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
@@ -64,8 +65,8 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         {
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-            let avx512 = avx2 && is_x86_feature_detected!("avx512f");
-            let bytes = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl");
+            let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl");
+            let (avx512, bytes) = (avx2 && avx512, is_x86_feature_detected!("avx512bw"));
             if avx512 && bytes && is_x86_feature_detected!("avx512vnni") {
                 all.push(Isa(Kind::Vnni));
             }
@@ -97,7 +98,7 @@ impl Isa {
             f()
         }
         #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx512f,avx2,fma")]
+        #[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
         fn avx512<R>(f: impl FnOnce() -> R) -> R {
             f()
         }

@@ -171,30 +171,31 @@ pub(crate) struct Strip<'a> {
 }
 
 /// Calls the kernel for each tile. There is one instantiation for each number of rows, so that the sums stay in registers, and
-/// whole tiles follow one another without a choice between them.
+/// whole tiles follow one another without a choice between them. Of tiles of `$tall` and `$lower` rows, there is one for each kind
+/// of registers as well, for so many columns at most; `$V` are the panel's.
 macro_rules! by_rows {
-    ($s:ident, $finish:ident, $V:ty, $tall:literal, $lower:literal, $($m:literal)*) => {
+    ($s:ident, $finish:ident, $V:ty, $tall:literal, $lower:literal, ($($m:literal)*), $($kinds:tt)*) => {
         match $s.lines {
-            Lines::Apart { distance, .. } => by_rows!(@ $s, $finish, $V, $tall, $lower, Apart(distance), $($m)*),
-            Lines::Listed(tiles) => by_rows!(@ $s, $finish, $V, $tall, $lower, Listed(tiles), $($m)*),
+            Lines::Apart { distance, .. } => {
+                by_rows!(@ $s, $finish, $V, $tall, $lower, Apart(distance), ($($m)*), $($kinds)*)
+            }
+            Lines::Listed(tiles) => by_rows!(@ $s, $finish, $V, $tall, $lower, Listed(tiles), ($($m)*), $($kinds)*),
         }
     };
-    (@ $s:ident, $finish:ident, $V:ty, $tall:literal, $lower:literal, $find:expr, $($m:literal)*) => {{
-        let (find, wide, rows) = ($find, $s.cols > <$V>::LANES, $s.lines.count());
+    (@ $s:ident, $finish:ident, $V:ty, $tall:literal, $lower:literal, $find:expr, ($($m:literal)*),
+     $($columns:literal: $R:ty, $n:literal;)*) => {{
+        const WIDTH: usize = 2 * <$V>::LANES;
+        let (find, rows) = ($find, $s.lines.count());
         let (whole, lower) = heights(rows, $tall);
         let (lower, s, mut to) = (whole + lower, $s, $finish);
         let next = &mut shares(s.next, rows.div_ceil($tall));
-        match wide {
-            true => tiles::<$V, $tall, 2, SEE>(&s, &mut to, find, next, 0..whole),
-            false => tiles::<$V, $tall, 1, SEE>(&s, &mut to, find, next, 0..whole),
-        }
-        match wide {
-            true => tiles::<$V, $lower, 2, SEE>(&s, &mut to, find, next, whole..lower),
-            false => tiles::<$V, $lower, 1, SEE>(&s, &mut to, find, next, whole..lower),
-        }
-        match (rows - lower, wide) {
-            $(($m, true) => tiles::<$V, $m, 2, SEE>(&s, &mut to, find, next, lower..rows),
-              ($m, false) => tiles::<$V, $m, 1, SEE>(&s, &mut to, find, next, lower..rows),)*
+        $(if s.cols <= $columns {
+            tiles::<$R, $tall, $n, WIDTH, SEE>(&s, &mut to, find, next, 0..whole);
+            tiles::<$R, $lower, $n, WIDTH, SEE>(&s, &mut to, find, next, whole..lower);
+        } else)* {}
+        match (rows - lower, s.cols > <$V>::LANES) {
+            $(($m, true) => tiles::<$V, $m, 2, WIDTH, SEE>(&s, &mut to, find, next, lower..rows),
+              ($m, false) => tiles::<$V, $m, 1, WIDTH, SEE>(&s, &mut to, find, next, lower..rows),)*
             _ => {}
         }
     }};
@@ -237,22 +238,28 @@ pub(crate) fn strip<const SEE: bool>(isa: Isa, s: Strip<'_>, mut to: Floats<'_, 
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512vl")]
 unsafe fn avx512<const SEE: bool>(s: Strip<'_>, to: Floats<'_, SEE>) {
+    use super::vector::{Avx2, Avx512, Beside};
+    // A register of half the length takes half the time, for a processor that has one multiplier of the whole length.
     // SAFETY: the caller's.
-    unsafe { by_rows!(s, to, super::vector::Avx512, 14, 13, 1 2 3 4 5 6 7 8 9 10 11 12) }
+    unsafe {
+        by_rows!(s, to, Avx512, 14, 13, (1 2 3 4 5 6 7 8 9 10 11 12),
+            8: Avx2, 1; 16: Avx512, 1; 24: Beside<Avx512, Avx2>, 1; 32: Avx512, 2;)
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2<const SEE: bool>(s: Strip<'_>, to: Floats<'_, SEE>) {
+    use super::vector::Avx2;
     // SAFETY: the caller's.
-    unsafe { by_rows!(s, to, super::vector::Avx2, 6, 5, 1 2 3 4) }
+    unsafe { by_rows!(s, to, Avx2, 6, 5, (1 2 3 4), 8: Avx2, 1; 16: Avx2, 2;) }
 }
 
 unsafe fn portable<const SEE: bool>(s: Strip<'_>, to: Floats<'_, SEE>) {
     // SAFETY: the caller's.
-    unsafe { by_rows!(s, to, Portable, 4, 3, 1 2) }
+    unsafe { by_rows!(s, to, Portable, 4, 3, (1 2), 8: Portable, 1; 16: Portable, 2;) }
 }
 
 /// Rows of a tile that are few: there are registers for more than one step along the depth, and little work to hide a fetch behind.
@@ -261,9 +268,9 @@ pub(super) const FEW: usize = 6;
 /// How far ahead a panel is fetched that is read once, in elements: what is multiplied while a line comes from memory.
 const DISTANCE: usize = 4096;
 
-/// The kernel: some rows in tiles of `M`, `N` registers of columns.
+/// The kernel: some rows in tiles of `M`, `N` registers of columns, of panels that have `WIDTH` columns.
 #[inline(always)]
-unsafe fn tiles<V: Vector, const M: usize, const N: usize, const SEE: bool>(
+unsafe fn tiles<V: Vector, const M: usize, const N: usize, const WIDTH: usize, const SEE: bool>(
     s: &Strip<'_>,
     to: &mut Floats<'_, SEE>,
     find: impl Find,
@@ -323,25 +330,24 @@ unsafe fn tiles<V: Vector, const M: usize, const N: usize, const SEE: bool>(
                 }
                 // Four at a time: counting takes its share otherwise. Of many rows, the compiler would reorder four steps, and lose
                 // sums from the registers.
-                let width = 2 * V::LANES;
                 let mut k = 0;
                 while M <= FEW && k + 4 <= depth {
                     if once {
-                        for line in 0..4 * width / LINE {
+                        for line in 0..4 * WIDTH / LINE {
                             fetch_line(panel.wrapping_add(DISTANCE + line * LINE));
                         }
                     }
                     for i in 0..4 {
-                        step!(k + i, panel.add(i * width));
+                        step!(k + i, panel.add(i * WIDTH));
                     }
-                    (k, panel) = (k + 4, panel.add(4 * width));
+                    (k, panel) = (k + 4, panel.add(4 * WIDTH));
                 }
                 while k < depth {
                     if M > FEW {
                         ahead.fetch();
                     }
                     step!(k, panel);
-                    (k, panel) = (k + 1, panel.add(width));
+                    (k, panel) = (k + 1, panel.add(WIDTH));
                 }
             }
             to.store(sums, row * stride, stride, 0, cols);
@@ -353,7 +359,7 @@ unsafe fn tiles<V: Vector, const M: usize, const N: usize, const SEE: bool>(
 mod tests {
     use super::*;
     use crate::simd::Seen;
-    use lowbit_core::quant::observer::extremes;
+    use lowbit_core::quant::observer::{Extremes, extremes};
 
     fn numbers(n: usize, seed: u32) -> Vec<f32> {
         let mut s = seed.wrapping_mul(2_654_435_761) | 1;
@@ -442,6 +448,45 @@ mod tests {
             }
         }
         assert_eq!(heights(49, 6), (24, 25));
+    }
+
+    #[test]
+    fn extremes_are_told_only_where_they_are_certain() {
+        for isa in Isa::available() {
+            for (x, want) in [
+                (vec![-1.0, 2.5, 0.0], Some((-1.0, 2.5))),
+                (vec![-0.0, 0.0, 3.0], Some((0.0, 3.0))),
+                (vec![1.0, 2.0, 3.0], None),
+                (vec![-1.0, -2.0, -3.0], None),
+                (vec![-1.0, f32::NAN, 2.0], None),
+                (vec![-1.0, -f32::NAN, 2.0], None),
+                (vec![-1.0, f32::INFINITY, 2.0], None),
+                (vec![f32::NEG_INFINITY, 1.0, 2.0], None),
+            ] {
+                // Rows of one element by a column of one, beside others that are not there.
+                let (rows, mut out, mut seen) = (40, vec![0.0; 40], Seen::NOTHING);
+                let x: Vec<f32> = x.into_iter().cycle().take(rows).collect();
+                let mut panel = [f32::NAN; WIDEST];
+                panel[0] = 1.0;
+                let t = Strip {
+                    x: &x,
+                    lines: Lines::Apart { rows, distance: 1 },
+                    pieces: 0..1,
+                    depth: 1,
+                    panel: &panel,
+                    next: &[],
+                    bias: &[-0.0; WIDEST],
+                    stride: 1,
+                    cols: 1,
+                    first: true,
+                    last: true,
+                };
+                let clamp = (f32::NEG_INFINITY, f32::INFINITY);
+                strip(isa, t, Floats::<true> { out: &mut out, residual: None, clamp, seen: &mut seen });
+                let want = want.map(|(least, greatest)| Extremes::of(least, greatest));
+                assert_eq!(seen.extremes(), want, "{isa:?} {:?}", &x[..3]);
+            }
+        }
     }
 
     #[test]

@@ -49,10 +49,10 @@ pub(crate) unsafe trait Vector: Copy {
     unsafe fn all_zero(self) -> bool;
     /// `self · b + c`, rounded once.
     unsafe fn fma(self, b: Self, c: Self) -> Self;
-    /// The lesser of both; `other` where `self` is NaN.
-    unsafe fn lesser(self, other: Self) -> Self;
-    /// The greater of both; `other` where `self` is NaN.
-    unsafe fn greater(self, other: Self) -> Self;
+    /// The greater of both, of their bits as integers with a sign.
+    unsafe fn greater_bits(self, other: Self) -> Self;
+    /// The greater of both, of their bits as integers without a sign.
+    unsafe fn greater_bits_unsigned(self, other: Self) -> Self;
     /// `lo` where `self < lo`, `hi` where `self > hi`; NaN stays NaN, as PyTorch's activations keep it.
     unsafe fn clamp(self, lo: Self, hi: Self) -> Self;
 }
@@ -140,13 +140,14 @@ unsafe impl Vector for Portable {
     }
 
     #[inline(always)]
-    unsafe fn lesser(self, other: Self) -> Self {
-        Portable(std::array::from_fn(|i| if self.0[i] < other.0[i] { self.0[i] } else { other.0[i] }))
+    unsafe fn greater_bits(self, other: Self) -> Self {
+        let bits = |x: f32| x.to_bits() as i32;
+        Portable(std::array::from_fn(|i| f32::from_bits(bits(self.0[i]).max(bits(other.0[i])) as u32)))
     }
 
     #[inline(always)]
-    unsafe fn greater(self, other: Self) -> Self {
-        Portable(std::array::from_fn(|i| if self.0[i] > other.0[i] { self.0[i] } else { other.0[i] }))
+    unsafe fn greater_bits_unsigned(self, other: Self) -> Self {
+        Portable(std::array::from_fn(|i| f32::from_bits(self.0[i].to_bits().max(other.0[i].to_bits()))))
     }
 
     #[inline(always)]
@@ -155,6 +156,114 @@ unsafe impl Vector for Portable {
             let x = if lo.0[i] > self.0[i] { lo.0[i] } else { self.0[i] };
             if hi.0[i] < x { hi.0[i] } else { x }
         }))
+    }
+}
+
+/// Two registers as one, side by side.
+#[cfg(target_arch = "x86_64")]
+#[derive(Copy, Clone)]
+pub(super) struct Beside<A, B>(A, B);
+
+// SAFETY: does what both do.
+#[cfg(target_arch = "x86_64")]
+unsafe impl<A: Vector, B: Vector> Vector for Beside<A, B> {
+    const LANES: usize = A::LANES + B::LANES;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        // SAFETY: here and below, the caller vouches for the features of both, and for elements of both.
+        unsafe { Beside(A::splat(x), B::splat(x)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: as above.
+        unsafe { Beside(A::load(from), B::load(from.add(A::LANES))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_part(from: *const f32, n: usize) -> Self {
+        let behind = from.wrapping_add(A::LANES);
+        // SAFETY: as above.
+        unsafe { Beside(A::load_part(from, n), B::load_part(behind, n.saturating_sub(A::LANES))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: as above.
+        unsafe {
+            self.0.store(to);
+            self.1.store(to.add(A::LANES));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_part(self, to: *mut f32, n: usize) {
+        // SAFETY: as above.
+        unsafe {
+            self.0.store_part(to, n);
+            self.1.store_part(to.wrapping_add(A::LANES), n.saturating_sub(A::LANES));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(self, zero: i32, to: *mut u8) {
+        // SAFETY: as above.
+        unsafe {
+            self.0.store_bytes(zero, to);
+            self.1.store_bytes(zero, to.add(A::LANES));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_places(self, bins: &Bins, to: *mut u32) {
+        // SAFETY: as above.
+        unsafe {
+            self.0.store_places(bins, to);
+            self.1.store_places(bins, to.add(A::LANES));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { Beside(self.0.add(other.0), self.1.add(other.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { Beside(self.0.sub(other.0), self.1.sub(other.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn all_zero(self) -> bool {
+        // SAFETY: as above.
+        unsafe { self.0.all_zero() && self.1.all_zero() }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(self, b: Self, c: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { Beside(self.0.fma(b.0, c.0), self.1.fma(b.1, c.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn greater_bits(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { Beside(self.0.greater_bits(other.0), self.1.greater_bits(other.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn greater_bits_unsigned(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { Beside(self.0.greater_bits_unsigned(other.0), self.1.greater_bits_unsigned(other.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn clamp(self, lo: Self, hi: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { Beside(self.0.clamp(lo.0, hi.0), self.1.clamp(lo.1, hi.1)) }
     }
 }
 
@@ -297,15 +406,25 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn lesser(self, other: Self) -> Self {
-            // SAFETY: as above. This instruction gives its second operand when one is NaN.
-            Avx2(unsafe { _mm256_min_ps(self.0, other.0) })
+        unsafe fn greater_bits(self, other: Self) -> Self {
+            // SAFETY: as above.
+            unsafe {
+                Avx2(_mm256_castsi256_ps(_mm256_max_epi32(
+                    _mm256_castps_si256(self.0),
+                    _mm256_castps_si256(other.0),
+                )))
+            }
         }
 
         #[inline(always)]
-        unsafe fn greater(self, other: Self) -> Self {
+        unsafe fn greater_bits_unsigned(self, other: Self) -> Self {
             // SAFETY: as above.
-            Avx2(unsafe { _mm256_max_ps(self.0, other.0) })
+            unsafe {
+                Avx2(_mm256_castsi256_ps(_mm256_max_epu32(
+                    _mm256_castps_si256(self.0),
+                    _mm256_castps_si256(other.0),
+                )))
+            }
         }
 
         #[inline(always)]
@@ -421,15 +540,25 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn lesser(self, other: Self) -> Self {
-            // SAFETY: as above. This instruction gives its second operand when one is NaN.
-            Avx512(unsafe { _mm512_min_ps(self.0, other.0) })
+        unsafe fn greater_bits(self, other: Self) -> Self {
+            // SAFETY: as above.
+            unsafe {
+                Avx512(_mm512_castsi512_ps(_mm512_max_epi32(
+                    _mm512_castps_si512(self.0),
+                    _mm512_castps_si512(other.0),
+                )))
+            }
         }
 
         #[inline(always)]
-        unsafe fn greater(self, other: Self) -> Self {
+        unsafe fn greater_bits_unsigned(self, other: Self) -> Self {
             // SAFETY: as above.
-            Avx512(unsafe { _mm512_max_ps(self.0, other.0) })
+            unsafe {
+                Avx512(_mm512_castsi512_ps(_mm512_max_epu32(
+                    _mm512_castps_si512(self.0),
+                    _mm512_castps_si512(other.0),
+                )))
+            }
         }
 
         #[inline(always)]
