@@ -85,19 +85,20 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
-fn unsafe_code_lies_in_three_places() {
+fn unsafe_code_lies_in_four_places() {
     let crates = root().join("crates");
-    let mut files = vec![];
-    sources(&crates, &mut files);
-    assert!(files.len() > 100);
+    let mut found = vec![];
+    sources(&crates, &mut found);
+    assert!(found.len() > 100);
     let key = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"];
-    for file in files {
+    for file in found {
         let place = file.strip_prefix(&crates).unwrap();
         let folders = ["cpu/src/simd", "qnn/src/library"];
-        let allowed = folders.iter().any(|f| place.starts_with(f)) || place == Path::new("pt2/src/map.rs");
+        let files = ["cpu/src/pages.rs", "pt2/src/map.rs"];
+        let allowed =
+            folders.iter().any(|f| place.starts_with(f)) || files.iter().any(|f| place == Path::new(f));
         let text = std::fs::read_to_string(&file).unwrap();
-        let found = key.iter().any(|k| text.contains(k));
-        assert!(allowed || !found, "{} holds unsafe code", place.display());
+        assert!(allowed || !key.iter().any(|k| text.contains(k)), "{} holds unsafe code", place.display());
     }
     for safe in ["core", "coreml", "pte", "xnnpack", "cli", "testing"] {
         let text = std::fs::read_to_string(crates.join(safe).join("src/lib.rs")).unwrap();

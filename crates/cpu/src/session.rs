@@ -296,7 +296,7 @@ fn carry_out(
                         zeros: zeros.as_deref().unwrap_or_default(),
                     };
                     let out = bytemuck::cast_slice_mut(outs[0]);
-                    groups::multiply(isa, threads, &layer.weights, layer.inputs, x, out);
+                    groups::multiply(isa, threads, &layer.weights, x, out);
                 }
                 IntegerStep::Add(add) => {
                     add.run(isa, memory.bytes(step.inputs[0]), memory.bytes(step.inputs[1]), outs[0]);

@@ -1,10 +1,17 @@
 //! Products of integers whose rows are quantized one by one while running, and whose weights have a scale a group of inputs.
 //!
-//! Weights stay as narrow as they are: a panel is unpacked when rows pass by it, to the pairs of `i16` that
-//! [`crate::simd::pair_strip`] sums. The sums of a group are exact; groups, each times its scale, are added up in floating point.
+//! Weights stay as narrow as they are: a panel is unpacked when rows pass by it, to what the instruction set multiplies. The sums of
+//! a group are exact; groups, each times its scale, are added up in floating point.
 
+mod pairs;
+mod quads;
+
+use crate::memory::Scratch;
 use crate::parallel::Threads;
-use crate::simd::{COLUMNS, Isa, PairStrip, Parts, Places, pair_strip};
+use crate::simd::Isa;
+use pairs::PairGroups;
+use quads::QuadGroupWeights;
+use std::ops::Range;
 
 /// Elements of rows that are widened together: half of a small second-level cache.
 const STRIP: usize = 48 * 1024;
@@ -12,84 +19,125 @@ const STRIP: usize = 48 * 1024;
 /// The weights of a linear layer: integers, packed, with the scales of their groups.
 #[derive(Debug)]
 pub(crate) struct GroupedWeights {
-    /// Inputs, filled up to whole pairs, and outputs.
-    depth: usize,
+    inputs: usize,
     columns: usize,
-    /// Inputs that share a scale, filled up likewise.
-    group: usize,
-    integers: Packed,
-    /// `[panels][groups][COLUMNS]`
-    scales: Vec<f32>,
-    /// `[panels][COLUMNS]`
-    bias: Vec<f32>,
+    packed: Packed,
 }
 
-/// Panels `[pairs][COLUMNS]` of two neighbours along the depth.
 #[derive(Debug)]
 enum Packed {
-    /// The first in the low half of a byte.
-    Four(Vec<u8>),
-    Eight(Vec<[i8; 2]>),
-    Sixteen(Vec<[i16; 2]>),
+    Pairs(PairGroups),
+    Quads(QuadGroupWeights),
+}
+
+/// Integers `[columns, inputs]`, zero points taken off, with scales `[columns, groups]` and a bias for each column.
+#[derive(Copy, Clone, Debug)]
+struct Unpacked<'a> {
+    integers: &'a [i16],
+    scales: &'a [f32],
+    bias: Option<&'a [f32]>,
+    columns: usize,
+    inputs: usize,
+    groups: usize,
+}
+
+impl Unpacked<'_> {
+    /// Whether 4 bits hold all.
+    fn four(&self) -> bool {
+        self.integers.iter().all(|w| (-8..8).contains(w))
+    }
+
+    /// Whether 8 bits hold all.
+    fn eight(&self) -> bool {
+        self.integers.iter().all(|&w| i8::try_from(w).is_ok())
+    }
+
+    /// Calls `put(panel, place, integer)` for all of the panels `[depth / unit][width][unit]`, in their order. `None`: behind the last
+    /// input or column.
+    fn panels(
+        &self,
+        depth: usize,
+        width: usize,
+        unit: usize,
+        mut put: impl FnMut(usize, usize, Option<i16>),
+    ) {
+        for panel in 0..self.columns.div_ceil(width) {
+            let mut place = 0;
+            for k in (0..depth).step_by(unit) {
+                for column in panel * width..(panel + 1) * width {
+                    for k in k..k + unit {
+                        let there = k < self.inputs && column < self.columns;
+                        put(panel, place, there.then(|| self.integers[column * self.inputs + k]));
+                        place += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Something of each group and column as `[panels][groups][width]`, filled up with `T::default()`.
+    fn by_panels<T: Default>(&self, width: usize, of: impl Fn(usize, usize) -> T) -> Vec<T> {
+        let (groups, panels) = (self.groups, self.columns.div_ceil(width));
+        let place = |i: usize| (i / width % groups, i / width / groups * width + i % width);
+        let at = |i| Some(place(i)).filter(|(_, column)| *column < self.columns);
+        (0..panels * groups * width).map(|i| at(i).map_or(T::default(), |(g, c)| of(g, c))).collect()
+    }
+
+    /// The scales, likewise.
+    fn factors(&self, width: usize) -> Vec<f32> {
+        self.by_panels(width, |group, column| self.scales[column * self.groups + group])
+    }
+
+    /// The bias as `[panels][width]`.
+    fn padded_bias(&self, width: usize) -> Vec<f32> {
+        let mut padded = self.bias.map_or(vec![], <[f32]>::to_vec);
+        padded.resize(self.columns.next_multiple_of(width), 0.0);
+        padded
+    }
 }
 
 impl GroupedWeights {
-    /// Packs integers `[columns, depth]`, zero points taken off, with scales `[columns, groups]` and a bias for each column.
-    /// `None` where groups are no pairs, sums could overflow, or counts do not fit.
-    pub fn new(w: &[i16], scales: &[f32], bias: Option<&[f32]>, columns: usize) -> Option<GroupedWeights> {
-        let inputs = w.len().checked_div(columns)?;
+    /// Packs integers `[columns, inputs]`, zero points taken off, with scales `[columns, groups]` and a bias for each column.
+    /// `None` where there are no inputs, groups are no pairs, sums could overflow, or counts do not fit.
+    pub fn new(
+        isa: Isa,
+        integers: &[i16],
+        scales: &[f32],
+        bias: Option<&[f32]>,
+        columns: usize,
+    ) -> Option<GroupedWeights> {
+        let inputs = integers.len().checked_div(columns)?;
         let groups = scales.len().checked_div(columns)?;
         let size = inputs.checked_div(groups)?;
         let whole =
-            inputs * columns == w.len() && groups * columns == scales.len() && size * groups == inputs;
-        let fits = size <= (i32::MAX as usize) / (255 * 255) && w.iter().all(|w| w.unsigned_abs() <= 255);
-        if !whole || !fits || groups > 1 && size % 2 == 1 || bias.is_some_and(|b| b.len() != columns) {
+            inputs * columns == integers.len() && groups * columns == scales.len() && size * groups == inputs;
+        let fits = size > 0
+            && size <= (i32::MAX as usize) / (255 * 255)
+            && integers.iter().all(|w| w.unsigned_abs() <= 255);
+        if !whole || !fits || bias.is_some_and(|b| b.len() != columns) {
             return None;
         }
-        let (depth, panels) = (inputs.next_multiple_of(2), columns.div_ceil(COLUMNS));
-        let pair = |i: usize| {
-            let (panel, pair, column) = (i / COLUMNS / (depth / 2), i / COLUMNS % (depth / 2), i % COLUMNS);
-            let row =
-                w.get((panel * COLUMNS + column) * inputs..).filter(|_| panel * COLUMNS + column < columns);
-            [0, 1].map(|k| row.filter(|_| 2 * pair + k < inputs).map_or(0, |row| row[2 * pair + k]))
+        let w = Unpacked { integers, scales, bias, columns, inputs, groups };
+        let packed = match QuadGroupWeights::new(isa, w) {
+            Some(quads) => Packed::Quads(quads),
+            None => Packed::Pairs(PairGroups::new(w)?),
         };
-        let pairs = (0..panels * COLUMNS * depth / 2).map(pair);
-        let integers = if w.iter().all(|w| (-8..8).contains(w)) {
-            Packed::Four(pairs.map(|[a, b]| (a & 15 | b << 4) as u8).collect())
-        } else if w.iter().all(|w| (-128..128).contains(w)) {
-            Packed::Eight(pairs.map(|p| p.map(|w| w as i8)).collect())
-        } else {
-            Packed::Sixteen(pairs.collect())
-        };
-        let scale = |i: usize| {
-            let (panel, group, column) = (i / COLUMNS / groups, i / COLUMNS % groups, i % COLUMNS);
-            let column = panel * COLUMNS + column;
-            if column < columns { scales[column * groups + group] } else { 0.0 }
-        };
-        let scales = (0..panels * groups * COLUMNS).map(scale).collect();
-        let mut padded = bias.map_or(vec![], <[f32]>::to_vec);
-        padded.resize(panels * COLUMNS, 0.0);
-        Some(GroupedWeights { depth, columns, group: depth / groups, integers, scales, bias: padded })
+        Some(GroupedWeights { inputs, columns, packed })
     }
 
-    /// Widens a panel.
-    fn unpack(&self, isa: Isa, panel: usize, out: &mut [i16]) {
-        let range = panel * COLUMNS * self.depth / 2..(panel + 1) * COLUMNS * self.depth / 2;
-        match &self.integers {
-            Packed::Four(bytes) => isa.vectorize(
-                #[inline(always)]
-                || {
-                    for (o, &b) in out.chunks_exact_mut(2).zip(&bytes[range]) {
-                        let b = i16::from(b as i8);
-                        (o[0], o[1]) = ((b << 12) >> 12, b >> 4);
-                    }
-                },
-            ),
-            Packed::Eight(pairs) => isa.vectorize(
-                #[inline(always)]
-                || out.iter_mut().zip(pairs[range].as_flattened()).for_each(|(o, &w)| *o = i16::from(w)),
-            ),
-            Packed::Sixteen(pairs) => out.copy_from_slice(pairs[range].as_flattened()),
+    /// Columns of a panel.
+    fn width(&self) -> usize {
+        match self.packed {
+            Packed::Pairs(_) => pairs::WIDTH,
+            Packed::Quads(_) => quads::WIDTH,
+        }
+    }
+
+    /// Bytes of scratch for so many rows.
+    fn room(&self, rows: usize) -> usize {
+        match &self.packed {
+            Packed::Pairs(pairs) => pairs.room(rows),
+            Packed::Quads(quads) => quads.room(rows),
         }
     }
 }
@@ -118,108 +166,69 @@ impl QuantizedRows<'_> {
     }
 }
 
+/// Some rows by some panels.
+struct Part<'a> {
+    rows: Range<usize>,
+    panels: Range<usize>,
+    /// From the first row's first column of these panels, rows `stride` apart.
+    out: &'a mut [f32],
+    stride: usize,
+}
+
 /// `out = x · weights + bias`: rows of as many bytes as the weights have inputs.
 pub(crate) fn multiply(
     isa: Isa,
     threads: &Threads,
     w: &GroupedWeights,
-    inputs: usize,
     x: QuantizedRows<'_>,
     out: &mut [f32],
 ) {
-    let rows = out.len().checked_div(w.columns).unwrap_or(0);
-    let strip = (STRIP / w.depth.max(1)).clamp(1, rows.max(1)).min(rows.div_ceil(threads.count()).max(1));
-    let parts: Vec<(usize, &mut [f32])> = out.chunks_mut((strip * w.columns).max(1)).enumerate().collect();
-    let scratch = || Scratch {
-        wide: vec![0; strip * w.depth],
-        panel: vec![0; w.depth * COLUMNS],
-        sums: vec![0.0; strip * COLUMNS],
-        groups: (0..w.depth).step_by(w.group.max(1)).map(|at| Places::new(vec![at])).collect(),
+    let (columns, width) = (w.columns, w.width());
+    let rows = out.len().checked_div(columns).unwrap_or(0);
+    let panels = columns.div_ceil(width);
+    // A single row is shared out by columns.
+    let (strip, some) = match rows {
+        1 => (1, panels.div_ceil(threads.count()).max(1)),
+        _ => {
+            let most = (STRIP / w.inputs.max(1)).clamp(1, rows.max(1));
+            (most.min(rows.div_ceil(threads.count()).max(1)), panels)
+        }
     };
-    threads.for_each(parts.into_iter(), scratch, |scratch, (i, out)| {
-        strip_of_rows(isa, w, inputs, x, i * strip, scratch, out);
-    });
-}
-
-struct Scratch {
-    wide: Vec<i16>,
-    panel: Vec<i16>,
-    sums: Vec<f32>,
-    /// Where each group starts.
-    groups: Vec<Places>,
-}
-
-fn strip_of_rows(
-    isa: Isa,
-    w: &GroupedWeights,
-    inputs: usize,
-    x: QuantizedRows<'_>,
-    first: usize,
-    s: &mut Scratch,
-    out: &mut [f32],
-) {
-    let rows = out.len() / w.columns;
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            for (i, to) in s.wide.chunks_exact_mut(w.depth).take(rows).enumerate() {
-                let (row, zero) = (first + i, x.zero(first + i));
-                let pairs = to.iter_mut().zip(&x.data[row * inputs..(row + 1) * inputs]);
-                match x.signed {
-                    true => pairs.for_each(|(o, &b)| *o = i16::from(b as i8) - zero),
-                    false => pairs.for_each(|(o, &b)| *o = i16::from(b) - zero),
-                }
+    let size = if rows == 1 { some * width } else { strip * columns };
+    let parts: Vec<Part<'_>> = out
+        .chunks_mut(size.max(1))
+        .enumerate()
+        .map(|(i, out)| match rows {
+            1 => Part { rows: 0..1, panels: i * some..panels.min((i + 1) * some), out, stride: columns },
+            _ => {
+                let rows = i * strip..rows.min((i + 1) * strip);
+                Part { rows, panels: 0..panels, out, stride: columns }
             }
+        })
+        .collect();
+    threads.for_each(
+        parts.into_iter(),
+        || Scratch::of(w.room(strip)),
+        |scratch, part| match &w.packed {
+            Packed::Pairs(pairs) => pairs.run(isa, x, part, scratch),
+            Packed::Quads(quads) => quads.run(isa, x, part, scratch),
         },
     );
-    let places = Places::new((0..rows).map(|i| i * w.depth).collect());
-    for panel in 0..w.columns.div_ceil(COLUMNS) {
-        w.unpack(isa, panel, &mut s.panel);
-        let sums = &mut s.sums[..rows * COLUMNS];
-        sums.fill(0.0);
-        for (g, group) in s.groups.iter().enumerate() {
-            let strip = PairStrip {
-                x: &s.wide,
-                rows: &places,
-                pieces: group,
-                depth: w.group / 2,
-                panel: &s.panel[g * w.group * COLUMNS..],
-                columns: COLUMNS,
-                partial: &mut [],
-                first: true,
-                last: true,
-                finish: Parts { out: sums, factors: &w.scales[(panel * s.groups.len() + g) * COLUMNS..] },
-                channel: 0,
-                stride: COLUMNS,
-            };
-            pair_strip(isa, strip);
-        }
-        let bias = &w.bias[panel * COLUMNS..][..COLUMNS];
-        isa.vectorize(
-            #[inline(always)]
-            || {
-                let from = panel * COLUMNS;
-                let to = w.columns.min(from + COLUMNS);
-                for (i, (out, sums)) in
-                    out.chunks_exact_mut(w.columns).zip(sums.chunks_exact(COLUMNS)).enumerate()
-                {
-                    let scale = x.scale(first + i);
-                    let pairs = out[from..to].iter_mut().zip(sums.iter().zip(bias));
-                    pairs.for_each(|(o, (s, b))| *o = s * scale + b);
-                }
-            },
-        );
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::has_quads;
 
     #[test]
     fn every_width_and_instruction_set_gives_the_same() {
         for (rows, inputs, columns, groups, reach) in [
             (1, 64, 16, 2, 8),
+            (1, 32, 100, 1, 128),
+            (2, 36, 70, 3, 8),
+            (13, 40, 33, 4, 128),
+            (5, 12, 40, 6, 128),
             (7, 96, 33, 3, 8),
             (30, 7, 5, 1, 8),
             (9, 64, 20, 1, 128),
@@ -232,20 +241,17 @@ mod tests {
             let bias: Vec<f32> = (0..columns).map(|i| i as f32 - 3.0).collect();
             let (s, z): (Vec<f32>, Vec<i32>) =
                 (0..rows).map(|r| ((r % 5 + 1) as f32 / 4.0, r as i32 - 20)).unzip();
-            let packed = GroupedWeights::new(&w, &scales, Some(&bias), columns).unwrap();
-            let wide = match packed.integers {
-                Packed::Four(_) => 8,
-                Packed::Eight(_) => 128,
-                Packed::Sixteen(_) => 255,
-            };
-            assert_eq!(wide, reach);
             let threads = Threads::new(2).unwrap();
             for (isa, threads) in
                 Isa::available().into_iter().flat_map(|isa| [(isa, Threads::ALONE), (isa, &threads)])
             {
+                let packed = GroupedWeights::new(isa, &w, &scales, Some(&bias), columns).unwrap();
+                let bytes = reach <= 128 && inputs / groups % 4 == 0 || groups == 1;
+                let quads = matches!(packed.packed, Packed::Quads(_));
+                assert_eq!(quads, has_quads(isa) && bytes, "{isa:?} {inputs} {groups}");
                 let mut out = vec![f32::NAN; rows * columns];
                 let x = QuantizedRows { data: &x, signed: true, scales: &s, zeros: &z };
-                multiply(isa, threads, &packed, inputs, x, &mut out);
+                multiply(isa, threads, &packed, x, &mut out);
                 for (i, &got) in out.iter().enumerate() {
                     let (r, c) = (i / columns, i % columns);
                     let part = |g: usize| {
@@ -265,10 +271,12 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_left() {
-        assert!(GroupedWeights::new(&[1; 12], &[1.0; 4], None, 2).is_none(), "groups of three");
-        assert!(GroupedWeights::new(&[1; 12], &[1.0; 3], None, 2).is_none(), "a scale is missing");
-        assert!(GroupedWeights::new(&[256; 4], &[1.0; 2], None, 2).is_none(), "too wide");
-        assert!(GroupedWeights::new(&[1; 4], &[1.0; 2], Some(&[1.0]), 2).is_none(), "a bias is missing");
-        assert!(GroupedWeights::new(&[], &[], None, 0).is_none());
+        let isa = Isa::best();
+        assert!(GroupedWeights::new(isa, &[1; 12], &[1.0; 4], None, 2).is_none(), "groups of three");
+        assert!(GroupedWeights::new(isa, &[1; 12], &[1.0; 3], None, 2).is_none(), "a scale is missing");
+        assert!(GroupedWeights::new(isa, &[256; 4], &[1.0; 2], None, 2).is_none(), "too wide");
+        assert!(GroupedWeights::new(isa, &[1; 4], &[1.0; 2], Some(&[1.0]), 2).is_none(), "a bias is missing");
+        assert!(GroupedWeights::new(isa, &[], &[], None, 0).is_none());
+        assert!(GroupedWeights::new(isa, &[], &[1.0; 4], None, 4).is_none(), "no inputs");
     }
 }

@@ -48,8 +48,6 @@ pub struct RowLayer {
     pub(crate) weights: GroupedWeights,
     /// Whether the input is signed.
     pub(crate) signed: bool,
-    /// Elements of a row.
-    pub(crate) inputs: usize,
 }
 
 /// Bytes less the zero point at each place.
@@ -207,9 +205,9 @@ impl Builder<'_> {
         integers.release();
         let bias = bias.map(|b| self.evaluate(b)).transpose()?;
         let bias = bias.as_ref().map(Tensor::to_f32);
-        let weights = GroupedWeights::new(&centred, &scales.to_f32(), bias.as_deref(), columns)
+        let weights = GroupedWeights::new(self.isa, &centred, &scales.to_f32(), bias.as_deref(), columns)
             .ok_or_else(|| fail("its weights lie too far from their zero points, or its groups are odd"))?;
-        let layer = RowLayer { weights, signed, inputs };
+        let layer = RowLayer { weights, signed };
         Ok(self.shared.row_layers.entry(n).or_insert(Arc::new(layer)).clone())
     }
 

@@ -20,6 +20,7 @@ mod depthwise_quads;
 mod finish;
 mod histogram;
 mod pairs;
+mod quad_groups;
 mod quads;
 mod tile;
 mod vector;
@@ -33,6 +34,7 @@ pub(crate) use depthwise_quads::{
 pub(crate) use finish::{Floats, Parts, Scaled, Seen};
 pub(crate) use histogram::histogram;
 pub(crate) use pairs::{COLUMNS, PairStrip, Places, ROWS, pair_strip};
+pub(crate) use quad_groups::{QuadGroups, quad_groups};
 pub(crate) use quads::{COLUMNS as QUAD_COLUMNS, DEPTH as QUAD_DEPTH, QuadStrip, has_quads, quad_strip};
 pub(crate) use tile::{Lines, OUTSIDE, Strip, Tiles, WIDEST, strip};
 pub(crate) use vector::ROUNDER;
