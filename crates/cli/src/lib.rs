@@ -1,12 +1,15 @@
 //! The command line of lowbit. [`main`] is the whole program: a binary that links further backends calls it too.
 #![forbid(unsafe_code)]
 #![warn(unused_crate_dependencies)]
+#![deny(clippy::print_stdout)] // it panics where nobody reads on: `say!`
+
+#[macro_use]
+mod output;
 
 mod args;
 mod commands;
 pub mod data;
 mod error;
-mod output;
 mod plugins;
 mod report;
 

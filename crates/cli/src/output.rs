@@ -1,10 +1,27 @@
-//! Writing files atomically, progress on a terminal, and peak memory.
+//! Writing files atomically, printing, progress on a terminal, and peak memory.
 
 use crate::error::CliError;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
+
+/// Prints a line on the standard output, as [`print`] does.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::output::print(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+/// Prints on the standard output. Ends the program where that cannot be written to: quietly, as done, where whoever read it has
+/// closed it, like `head`.
+pub fn print(text: std::fmt::Arguments<'_>) {
+    if let Err(e) = std::io::stdout().write_fmt(text) {
+        if e.kind() == std::io::ErrorKind::BrokenPipe {
+            std::process::exit(0);
+        }
+        eprintln!("error: the standard output cannot be written: {e}");
+        std::process::exit(1);
+    }
+}
 
 /// Writes a file whole or not at all: beside its place first, then moved there.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {

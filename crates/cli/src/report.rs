@@ -273,16 +273,13 @@ impl Report {
         let delegated = self.nodes.iter().filter(|n| n.delegate.is_some()).count();
         let quantized = self.nodes.iter().filter(|n| n.quantized).count();
         if let Some(recipe) = &self.recipe {
-            println!(
-                "recipe      {} {recipe}, {} calibration samples",
-                self.backend, self.calibration.samples
-            );
+            say!("recipe      {} {recipe}, {} calibration samples", self.backend, self.calibration.samples);
         }
         let lowered = self.nodes.iter().any(|n| n.delegate.is_some() || n.why_not_delegated.is_some());
         let delegated = if lowered { format!(", {delegated} delegated") } else { String::new() };
-        println!("nodes       {} in all, {quantized} quantized{delegated}", self.nodes.len());
+        say!("nodes       {} in all, {quantized} quantized{delegated}", self.nodes.len());
         for o in &self.outputs {
-            println!(
+            say!(
                 "output      {}: SQNR {:.1} dB, cosine {:.5}, max error {}",
                 o.name,
                 o.sqnr_db,
@@ -291,23 +288,28 @@ impl Report {
             );
         }
         for (name, value) in &self.metrics {
-            println!("metric      {name} {value:.4}");
+            say!("metric      {name} {value:.4}");
         }
         self.print_kernels();
         self.print_remarks();
         self.print_imprecise();
         for w in &self.warnings {
-            println!("warning     {w}");
+            say!("warning     {w}");
         }
         for f in &self.files {
-            println!("file        {} ({} bytes)", f.path, f.bytes);
+            say!("file        {} ({} bytes)", f.path, f.bytes);
         }
         let s = &self.seconds;
         let tool =
             s.lower_in_tool.map_or(String::new(), |s| format!(", {s:.3} of it in the vendor's compiler"));
-        println!(
+        say!(
             "seconds     import {:.3}, prepare {:.3}, calibrate {:.3}, convert {:.3}, evaluate {:.3}, lower {:.3}{tool}",
-            s.import, s.prepare, s.calibrate, s.convert, s.evaluate, s.lower
+            s.import,
+            s.prepare,
+            s.calibrate,
+            s.convert,
+            s.evaluate,
+            s.lower
         );
     }
 
@@ -320,7 +322,7 @@ impl Report {
             }
         }
         for ((op, remark), count) in remarks {
-            println!("remark      {count} x {op}: {remark}");
+            say!("remark      {count} x {op}: {remark}");
         }
     }
 
@@ -328,7 +330,7 @@ impl Report {
     fn print_imprecise(&self) {
         let steps: Vec<u32> = self.nodes.iter().filter_map(|n| Some(n.imprecise.as_ref()?.steps)).collect();
         if let Some(most) = steps.iter().max() {
-            println!(
+            say!(
                 "imprecise   {} nodes have kernels on the device that are up to {most} steps off; --report says which, and why",
                 steps.len()
             );
@@ -349,14 +351,11 @@ impl Report {
         rows.sort_by_key(|(_, whys)| Reverse(count(whys)));
         for (op, whys) in rows.iter().take(LINES) {
             let why = whys.iter().max_by_key(|(why, n)| (**n, Reverse(**why))).map_or("", |(why, _)| why);
-            println!("not in a delegate: {} x {op}: {why}", count(whys));
+            say!("not in a delegate: {} x {op}: {why}", count(whys));
         }
         if let Some(rest) = rows.get(LINES..).filter(|rest| !rest.is_empty()) {
             let nodes: usize = rest.iter().map(|(_, whys)| count(whys)).sum();
-            println!(
-                "not in a delegate: {nodes} more, of {} operators; --report has every reason",
-                rest.len()
-            );
+            say!("not in a delegate: {nodes} more, of {} operators; --report has every reason", rest.len());
         }
     }
 }

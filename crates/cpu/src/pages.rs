@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub(crate) const HUGE: usize = 2 << 20;
 
 /// Bytes that are mapped for pieces to be cut from. Pages that nothing was cut from take no memory.
-const CHUNK: usize = 4 * HUGE;
+const CHUNK: usize = 32 * HUGE;
 
 /// Bytes that pieces are aligned to: a cache line.
 const LINE: usize = 64;

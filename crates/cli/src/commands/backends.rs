@@ -15,13 +15,13 @@ pub fn run(args: &Backends) -> Result<(), CliError> {
                 serde_json::json!({"name": b.name(), "version": b.version(), "recipes": recipes})
             })
             .collect();
-        println!("{:#}", serde_json::Value::Array(list));
+        say!("{:#}", serde_json::Value::Array(list));
         return Ok(());
     }
     for b in registry.iter() {
-        println!("{} {}", b.name(), b.version());
+        say!("{} {}", b.name(), b.version());
         for (i, r) in b.recipes().iter().enumerate() {
-            println!("  {:<32} {}{}", r.name, r.help, if i == 0 { " (default)" } else { "" });
+            say!("  {:<32} {}{}", r.name, r.help, if i == 0 { " (default)" } else { "" });
         }
     }
     Ok(())

@@ -283,23 +283,23 @@ fn emit(measured: &Measured, args: &Bench) -> Result<(), CliError> {
         write_file(path, text.as_bytes())?;
     }
     if args.json {
-        print!("{text}");
+        crate::output::print(format_args!("{text}"));
         return Ok(());
     }
     let line = |what: &str, s: &Spread| {
-        println!("{what:<12}{:.3} ms median, {:.3} ms least, of {} runs", s.median, s.min, s.all.len());
+        say!("{what:<12}{:.3} ms median, {:.3} ms least, of {} runs", s.median, s.min, s.all.len());
     };
-    println!("{:<12}{}", "mode", measured.mode);
+    say!("{:<12}{}", "mode", measured.mode);
     line("run", &measured.milliseconds);
     if let Some(cpu) = &measured.cpu_milliseconds {
         line("CPU", cpu);
     }
     let Seconds { import, first_run } = measured.seconds;
-    println!("{:<12}import {import:.3}, first run with planning {first_run:.3}", "seconds");
+    say!("{:<12}import {import:.3}, first run with planning {first_run:.3}", "seconds");
     let mib = |b: u64| b as f64 / f64::from(1 << 20);
     let peak =
         measured.peak_rss_bytes.map_or(String::new(), |b| format!(", {:.1} MiB at most in all", mib(b)));
-    println!("{:<12}{:.1} MiB of buffers{peak}", "memory", mib(measured.buffer_bytes as u64));
+    say!("{:<12}{:.1} MiB of buffers{peak}", "memory", mib(measured.buffer_bytes as u64));
     let total: f64 = measured.operators.iter().map(|o| o.milliseconds + o.watching).sum();
     let mut kinds: Vec<(&str, usize, f64, f64)> = vec![];
     for o in &measured.operators {
@@ -309,15 +309,15 @@ fn emit(measured: &Measured, args: &Bench) -> Result<(), CliError> {
         }
     }
     kinds.sort_by(|a, b| (b.2 + b.3).total_cmp(&(a.2 + a.3)));
-    println!("{:>10} {:>10} {:>7}  operators", "ms", "watching", "share");
+    say!("{:>10} {:>10} {:>7}  operators", "ms", "watching", "share");
     let share = |ms: f64| 100.0 * ms / total.max(f64::MIN_POSITIVE);
     for (what, count, ms, watching) in kinds {
-        println!("{ms:>10.3} {watching:>10.3} {:>6.1}%  {count} x {what}", share(ms + watching));
+        say!("{ms:>10.3} {watching:>10.3} {:>6.1}%  {count} x {what}", share(ms + watching));
     }
-    println!("{:>10} {:>10} {:>7}  operator", "ms", "watching", "share");
+    say!("{:>10} {:>10} {:>7}  operator", "ms", "watching", "share");
     for o in measured.operators.iter().take(args.top) {
         let share = share(o.milliseconds + o.watching);
-        println!("{:>10.3} {:>10.3} {share:>6.1}%  {} ({})", o.milliseconds, o.watching, o.node, o.what);
+        say!("{:>10.3} {:>10.3} {share:>6.1}%  {} ({})", o.milliseconds, o.watching, o.node, o.what);
     }
     Ok(())
 }

@@ -44,28 +44,25 @@ pub fn run(args: &Debug, quiet: bool) -> Result<(), CliError> {
 
 fn print_table(findings: &Findings, shown: usize) {
     let rows = findings.worst_first();
-    println!(
+    say!(
         "{} values compared over {} samples, the worst first by their own error",
         rows.len(),
         findings.samples
     );
     if !findings.unmatched.is_empty() {
-        println!(
+        say!(
             "{} values are of the quantized program alone; their errors show in what is made of them",
             findings.unmatched.len()
         );
     }
-    println!(
-        "{:>9} {:>8} {:>9}  {:>9} {:>8} {:>9}  node",
-        "own dB", "cosine", "mse", "run dB", "cosine", "mse"
-    );
+    say!("{:>9} {:>8} {:>9}  {:>9} {:>8} {:>9}  node", "own dB", "cosine", "mse", "run dB", "cosine", "mse");
     for c in rows.iter().take(shown) {
         let of = |m: &Measure| format!("{:>9.1} {:>8.5} {:>9.2e}", m.sqnr_db, m.cosine, m.mse);
         let module = if c.module.is_empty() { "-" } else { &c.module };
-        println!("{}  {}  {}  {}  {module}", of(&c.own), of(&c.run), c.value, c.op);
+        say!("{}  {}  {}  {}  {module}", of(&c.own), of(&c.run), c.value, c.op);
     }
     if rows.len() > shown {
-        println!("… and {} more (--top, --json)", rows.len() - shown);
+        say!("… and {} more (--top, --json)", rows.len() - shown);
     }
 }
 
@@ -113,5 +110,5 @@ impl<'a> From<&'a Culprit> for Row<'a> {
 fn print_json(findings: &Findings, shown: usize) {
     let nodes = findings.worst_first().into_iter().take(shown).map(Row::from).collect();
     let output = Output { samples: findings.samples, nodes, unmatched: &findings.unmatched };
-    println!("{}", serde_json::to_string_pretty(&output).expect("it holds only numbers, strings and lists"));
+    say!("{}", serde_json::to_string_pretty(&output).expect("it holds only numbers, strings and lists"));
 }

@@ -10,12 +10,12 @@ use std::collections::BTreeMap;
 pub fn run(args: &Inspect) -> Result<(), CliError> {
     let program = import(&args.model)?;
     if args.text {
-        print!("{}", text::print(&program));
+        crate::output::print(format_args!("{}", text::print(&program)));
         return Ok(());
     }
     let summary = summary(&program);
     if args.json {
-        println!("{summary:#}");
+        say!("{summary:#}");
     } else {
         print_table(&summary);
     }
@@ -53,21 +53,21 @@ fn summary(program: &Program) -> Value {
 fn print_table(s: &Value) {
     for kind in ["inputs", "outputs"] {
         for v in s[kind].as_array().into_iter().flatten() {
-            println!("{:<10} {} : {}", &kind[..kind.len() - 1], text_of(&v["name"]), text_of(&v["type"]));
+            say!("{:<10} {} : {}", &kind[..kind.len() - 1], text_of(&v["name"]), text_of(&v["type"]));
         }
     }
     for (name, r) in s["symbols"].as_object().into_iter().flatten() {
         let max = if r["max"] == json!(i64::MAX) { "any".into() } else { r["max"].to_string() };
-        println!("{:<10} {name} from {} to {max}", "symbol", r["min"]);
+        say!("{:<10} {name} from {} to {max}", "symbol", r["min"]);
     }
     let c = &s["constants"];
-    println!("{:<10} {} tensors, {} elements, {} bytes", "constants", c["count"], c["elements"], c["bytes"]);
+    say!("{:<10} {} tensors, {} elements, {} bytes", "constants", c["count"], c["elements"], c["bytes"]);
     if s["mutations"] != json!(0) {
-        println!("{:<10} {} buffers or inputs are overwritten", "mutations", s["mutations"]);
+        say!("{:<10} {} buffers or inputs are overwritten", "mutations", s["mutations"]);
     }
-    println!("{:<10} {}", "nodes", s["nodes"]);
+    say!("{:<10} {}", "nodes", s["nodes"]);
     for (op, n) in s["operators"].as_object().into_iter().flatten() {
-        println!("  {n:>5} {op}");
+        say!("  {n:>5} {op}");
     }
 }
 

@@ -40,7 +40,7 @@ fn emit_report(report: &mut Report, path: Option<&Path>, json: bool) -> Result<(
         write_file(path, report.to_json().as_bytes())?;
     }
     if json {
-        print!("{}", report.to_json());
+        crate::output::print(format_args!("{}", report.to_json()));
     } else {
         report.print_table();
     }

@@ -83,3 +83,20 @@ fn other_names_are_refused_with_the_cure() {
     let error = text(&out.stderr);
     assert!(!out.status.success() && error.contains("linked: acme, coreml, qnn, xnnpack"), "{error}");
 }
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let out = Command::new(env!("CARGO_BIN_EXE_lowbit")).arg("backends").stdout(writer).output().unwrap();
+    assert!(out.status.success() && out.stderr.is_empty(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_cannot_be_printed_is_an_error() {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let out = Command::new(env!("CARGO_BIN_EXE_lowbit")).arg("backends").stdout(full).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.code() == Some(1) && said.contains("standard output cannot be written"), "{said}");
+}
