@@ -2,8 +2,7 @@
 //! ([`crate::simd::depthwise_quad_row`]).
 
 use super::geometry::Geometry;
-use super::rescale::Rescale;
-use super::strips::{Held, Quantized, Strip, line_length};
+use super::strips::{Held, Work, line_length};
 use crate::memory::Aligned;
 use crate::simd::{
     DEPTHWISE_BLOCK as BLOCK, DEPTHWISE_ROWS as ROWS, DepthwiseQuadRow, Isa, beyond_depthwise_quads,
@@ -56,16 +55,7 @@ impl DepthwiseQuads {
     }
 
     /// Computes a strip of the result.
-    pub fn run(
-        &self,
-        isa: Isa,
-        g: &Geometry,
-        rescale: &Rescale,
-        bytes: &mut [u8],
-        x: Quantized<'_>,
-        strip: &Strip,
-        out: &mut [u8],
-    ) {
+    pub fn run(&self, Work { isa, g, rescale, x, strip, out }: Work<'_>, bytes: &mut [u8]) {
         let (line, zero) = (line_length(g), x.unsigned_zero());
         let outside = Held::count(g) * line;
         bytes[outside..][..line].fill(zero as u8);
@@ -106,7 +96,8 @@ impl DepthwiseQuads {
 #[cfg(test)]
 mod tests {
     use super::super::integer::{IntegerFilter, convolve};
-    use super::super::rescale::Grid;
+    use super::super::rescale::{Grid, Rescale};
+    use super::super::strips::Quantized;
     use super::*;
     use crate::parallel::Threads;
 

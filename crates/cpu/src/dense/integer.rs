@@ -9,7 +9,7 @@ use super::geometry::Geometry;
 use super::pairs::Pairs;
 use super::quads::Quads;
 use super::rescale::Rescale;
-use super::strips::{Held, Quantized, Strip, line_length, strip_length};
+use super::strips::{Held, Quantized, Strip, Work, line_length, strip_length};
 use crate::memory::{Aligned, Scratch};
 use crate::parallel::Threads;
 use crate::simd::{COLUMNS, DepthwiseRow, Isa, depthwise_row};
@@ -76,27 +76,14 @@ impl IntegerFilter {
     }
 
     /// Computes a strip of the result.
-    fn run(
-        &self,
-        isa: Isa,
-        g: &Geometry,
-        rescale: &Rescale,
-        scratch: &mut Scratch,
-        x: Quantized<'_>,
-        strip: &Strip,
-        out: &mut [u8],
-    ) {
+    fn run(&self, work: Work<'_>, scratch: &mut Scratch) {
         match &self.weights {
             Weights::Depthwise { weights, padded, bias } => {
-                let weights = (weights.f32(), *padded, bias.f32());
-                depthwise(isa, g, weights, rescale, scratch.f32_mut(), x, strip, out);
+                depthwise((weights.f32(), *padded, bias.f32()), work, scratch.f32_mut());
             }
-            Weights::DepthwiseQuads(quads) => quads.run(isa, g, rescale, scratch.bytes_mut(), x, strip, out),
-            Weights::Pairs(pairs) => {
-                let wide = bytemuck::cast_slice_mut(scratch.bytes_mut());
-                pairs.run(isa, g, rescale, wide, x, strip, out);
-            }
-            Weights::Quads(quads) => quads.run(isa, g, rescale, scratch.bytes_mut(), x, strip, out),
+            Weights::DepthwiseQuads(quads) => quads.run(work, scratch.bytes_mut()),
+            Weights::Pairs(pairs) => pairs.run(work, bytemuck::cast_slice_mut(scratch.bytes_mut())),
+            Weights::Quads(quads) => quads.run(work, scratch.bytes_mut()),
         }
     }
 }
@@ -139,19 +126,14 @@ pub(crate) fn convolve(
     threads.for_each(
         strips.into_iter(),
         || Scratch::of(filter.room(g, rows)),
-        |scratch, (x, strip, out)| filter.run(isa, g, rescale, scratch, x, &strip, out),
+        |scratch, (x, strip, out)| filter.run(Work { isa, g, rescale, x, strip, out }, scratch),
     );
 }
 
 fn depthwise(
-    isa: Isa,
-    g: &Geometry,
     (weights, padded, bias): (&[f32], usize, &[f32]),
-    rescale: &Rescale,
+    Work { isa, g, rescale, x, strip, out }: Work<'_>,
     wide: &mut [f32],
-    x: Quantized<'_>,
-    strip: &Strip,
-    out: &mut [u8],
 ) {
     let line = line_length(g);
     let mut held = Held::new(g);
@@ -214,7 +196,10 @@ pub(crate) fn multiply(
     threads.for_each(
         parts.into_iter(),
         || Scratch::of(filter.room(&line(strip), 1)),
-        |scratch, (x, rows, out)| filter.run(isa, &line(rows), rescale, scratch, x, &Strip::ROW, out),
+        |scratch, (x, rows, out)| {
+            let work = Work { isa, g: &line(rows), rescale, x, strip: Strip::ROW, out };
+            filter.run(work, scratch);
+        },
     );
 }
 

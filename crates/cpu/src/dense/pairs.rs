@@ -3,9 +3,8 @@
 
 use super::blocks::blocks;
 use super::geometry::Geometry;
-use super::rescale::Rescale;
-use super::strips::{Packing, Quantized, Strip, pieces};
-use crate::simd::{COLUMNS, Isa, PairStrip, Places, ROWS, pair_strip};
+use super::strips::{Packing, Work, pieces};
+use crate::simd::{COLUMNS, PairStrip, Places, ROWS, pair_strip};
 
 /// Rows that pass by a block of a panel together, while their partial sums wait.
 const TOGETHER: usize = 16 * ROWS;
@@ -28,16 +27,7 @@ impl Pairs {
     }
 
     /// Computes a strip of the result. `wide` has room for what it reads.
-    pub fn run(
-        &self,
-        isa: Isa,
-        g: &Geometry,
-        rescale: &Rescale,
-        wide: &mut [i16],
-        x: Quantized<'_>,
-        strip: &Strip,
-        out: &mut [u8],
-    ) {
+    pub fn run(&self, Work { isa, g, rescale, x, strip, out }: Work<'_>, wide: &mut [i16]) {
         strip.fill(
             isa,
             g,

@@ -1,8 +1,7 @@
 //! Dense filters of integers, where bytes are multiplied by fours: what rows read stays bytes ([`crate::simd::quad_strip`]).
 
 use super::geometry::Geometry;
-use super::rescale::Rescale;
-use super::strips::{Packing, Quantized, Strip, pieces};
+use super::strips::{Packing, Work, pieces};
 use crate::memory::Aligned;
 use crate::simd::{
     Isa, Places, QUAD_COLUMNS as COLUMNS, QUAD_DEPTH as DEPTH, QuadStrip, has_quads, quad_strip,
@@ -37,16 +36,7 @@ impl Quads {
     }
 
     /// Computes a strip of the result. `bytes` has room for what it reads.
-    pub fn run(
-        &self,
-        isa: Isa,
-        g: &Geometry,
-        rescale: &Rescale,
-        bytes: &mut [u8],
-        x: Quantized<'_>,
-        strip: &Strip,
-        out: &mut [u8],
-    ) {
+    pub fn run(&self, Work { isa, g, rescale, x, strip, out }: Work<'_>, bytes: &mut [u8]) {
         let zero = x.unsigned_zero();
         strip.fill(
             isa,

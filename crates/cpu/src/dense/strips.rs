@@ -2,6 +2,7 @@
 //! the same offsets from where it starts, and padding is like anything else.
 
 use super::geometry::Geometry;
+use super::rescale::Rescale;
 use crate::simd::{Isa, Places};
 use std::ops::Range;
 
@@ -112,6 +113,19 @@ impl Strip {
             },
         );
     }
+}
+
+/// A strip of a result, to be computed.
+#[derive(Debug)]
+pub(super) struct Work<'a> {
+    pub isa: Isa,
+    pub g: &'a Geometry,
+    /// What becomes of the sums.
+    pub rescale: &'a Rescale,
+    /// The image.
+    pub x: Quantized<'a>,
+    pub strip: Strip,
+    pub out: &'a mut [u8],
 }
 
 /// Whether a filter row is one piece: its pixels lie behind one another.

@@ -23,13 +23,22 @@ struct Mask {
 }
 
 impl Mask {
-    fn apply(&self, x: f32, flat: usize) -> f32 {
+    /// Applies it to a row of the scores, `row` rows behind the first.
+    #[inline(always)]
+    fn apply(&self, row: usize, scores: &mut [f32]) {
+        let (last, flat) = (self.shape.len() - 1, row * scores.len());
+        if scores.is_empty() {
+            return;
+        }
         let place = |d: usize| flat / self.own[d] % self.shape[d] * self.steps[d];
-        let m = self.values[(0..self.shape.len()).map(place).sum::<usize>()];
-        match self.boolean {
-            true if m == 0.0 => f32::NEG_INFINITY,
-            true => x,
-            false => x + m,
+        let values = &self.values[(0..last).map(place).sum::<usize>()..];
+        let keep = |x: f32, m: f32| if m == 0.0 { f32::NEG_INFINITY } else { x };
+        // One value for the row, or one an element.
+        match (self.boolean, self.steps[last] == 0) {
+            (true, true) => scores.iter_mut().for_each(|x| *x = keep(*x, values[0])),
+            (true, false) => scores.iter_mut().zip(values).for_each(|(x, &m)| *x = keep(*x, m)),
+            (false, true) => scores.iter_mut().for_each(|x| *x += values[0]),
+            (false, false) => scores.iter_mut().zip(values).for_each(|(x, &m)| *x += m),
         }
     }
 }
@@ -70,14 +79,17 @@ fn attention(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let exponentials_of = |i: usize, r: usize, row: &mut [f32]| {
         let mut scale = scale;
         if causal || mask.is_some() {
-            row.iter_mut().for_each(|x| *x *= scale);
+            c.isa.vectorize(
+                #[inline(always)]
+                || {
+                    row.iter_mut().for_each(|x| *x *= scale);
+                    if causal {
+                        row.iter_mut().skip(r + 1).for_each(|x| *x = f32::NEG_INFINITY);
+                    }
+                    mask.iter().for_each(|mask| mask.apply(i * l + r, row));
+                },
+            );
             scale = 1.0;
-        }
-        if causal {
-            row.iter_mut().skip(r + 1).for_each(|x| *x = f32::NEG_INFINITY);
-        }
-        if let Some(mask) = &mask {
-            row.iter_mut().enumerate().for_each(|(j, x)| *x = mask.apply(*x, (i * l + r) * s + j));
         }
         // A row that sees nothing gives zeros.
         exponentials(c.isa, row, scale, true)

@@ -100,10 +100,11 @@ impl QuadGroupWeights {
                     // As bytes without a sign; weights for what is behind are zeros.
                     to.iter_mut().zip(from).for_each(|(o, &b)| *o = b ^ flip);
                     if self.four {
-                        let size = self.inputs / groups;
-                        for group in to[..self.inputs].chunks_exact(size) {
+                        for group in to[..self.inputs].chunks_exact(self.inputs / groups) {
                             let sum: i32 = group.iter().map(|&b| i32::from(b)).sum();
-                            starts.push(EIGHT * (zero * size as i32 - sum));
+                            starts.push(
+                                zero.wrapping_mul(group.len() as i32).wrapping_sub(sum).wrapping_mul(EIGHT),
+                            );
                         }
                     }
                 }
