@@ -86,7 +86,9 @@ fn attention(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
                     if causal {
                         row.iter_mut().skip(r + 1).for_each(|x| *x = f32::NEG_INFINITY);
                     }
-                    mask.iter().for_each(|mask| mask.apply(i * l + r, row));
+                    if let Some(mask) = &mask {
+                        mask.apply(i * l + r, row);
+                    }
                 },
             );
             scale = 1.0;

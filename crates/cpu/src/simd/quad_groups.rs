@@ -68,8 +68,7 @@ pub(crate) fn quad_groups(isa: Isa, s: QuadGroups<'_>) {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::super::tile::heights;
-    use super::super::vector::Avx512;
-    use super::super::vector::Vector;
+    use super::super::vector::{Avx512, Vector};
     use super::{COLUMNS, DEPTH, QuadGroups};
     use std::arch::x86_64::*;
     use std::ops::Range;
@@ -117,13 +116,13 @@ mod x86 {
         unsafe {
             for first in rows.step_by(M) {
                 let x: [*const u8; M] = std::array::from_fn(|m| s.x.as_ptr().add((first + m) * s.depth));
-                let mut totals = [[_mm512_setzero_ps(); N]; M];
+                let mut totals = [[Avx512::splat(0.0); N]; M];
                 let (mut panel, mut at) = (s.panel.as_ptr(), 0);
                 for (g, (sums, factors)) in s.sums.iter().zip(s.factors).enumerate() {
-                    let (mut own, mut factor) = ([_mm512_setzero_si512(); N], [_mm512_setzero_ps(); N]);
+                    let (mut own, mut factor) = ([_mm512_setzero_si512(); N], [Avx512::splat(0.0); N]);
                     for n in 0..N {
                         own[n] = _mm512_loadu_si512(sums.as_ptr().add(n * Avx512::LANES).cast());
-                        factor[n] = _mm512_loadu_ps(factors.as_ptr().add(n * Avx512::LANES));
+                        factor[n] = Avx512::load(factors.as_ptr().add(n * Avx512::LANES));
                     }
                     let mut acc = [[_mm512_setzero_si512(); N]; M];
                     written_out!(m < M, {
@@ -172,20 +171,19 @@ mod x86 {
                     }
                     written_out!(m < M, {
                         for n in 0..N {
-                            totals[m][n] =
-                                _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[m][n]), factor[n], totals[m][n]);
+                            totals[m][n] = Avx512::of_integers(acc[m][n]).fma(factor[n], totals[m][n]);
                         }
                     });
                 }
                 let out = s.out.as_mut_ptr().add(first * s.stride);
                 written_out!(m < M, {
-                    let scale = _mm512_set1_ps(*s.scales.get_unchecked(first + m));
+                    let scale = Avx512::splat(*s.scales.get_unchecked(first + m));
                     for n in 0..N {
                         let from = n * Avx512::LANES;
-                        let bias = _mm512_loadu_ps(s.bias.as_ptr().add(from));
-                        let mask = if s.columns - from >= 16 { !0 } else { (1 << (s.columns - from)) - 1 };
-                        let sum = _mm512_add_ps(_mm512_mul_ps(totals[m][n], scale), bias);
-                        _mm512_mask_storeu_ps(out.add(m * s.stride + from), mask, sum);
+                        // Rounded twice, as elsewhere: a product to which nothing is added is one.
+                        let scaled = totals[m][n].fma(scale, Avx512::splat(-0.0));
+                        let sum = scaled.add(Avx512::load(s.bias.as_ptr().add(from)));
+                        sum.store_part(out.add(m * s.stride + from), s.columns - from);
                     }
                 });
             }

@@ -208,12 +208,15 @@ unsafe fn gather<V: Vector, const SEE: bool>(s: &SumRow<'_>, to: &mut Floats<'_,
                 let sums = s.sums.as_ptr().add(tile * s.channels + channel);
                 let bias = V::load(s.bias.as_ptr().add(channel));
                 let at = first + channel;
-                if left >= V::LANES && whole {
-                    let [[a, b], [c, d]] = gather_one::<V, true>(sums, s.plane, left, bias);
+                let pixels = match left >= V::LANES {
+                    true => gather_one::<V, true>(sums, s.plane, left, bias),
+                    false => gather_one::<V, false>(sums, s.plane, left, bias),
+                };
+                if whole {
+                    let [[a, b], [c, d]] = pixels;
                     to.store([[a], [b]], at, s.channels, channel, left);
                     to.store([[c], [d]], at + row, s.channels, channel, left);
                 } else {
-                    let pixels = gather_one::<V, false>(sums, s.plane, left, bias);
                     for (y, pixels) in pixels.into_iter().enumerate().take(s.rows) {
                         for (x, pixel) in pixels.into_iter().enumerate().take(s.width - 2 * tile) {
                             to.store([[pixel]], at + y * row + x * s.channels, 0, channel, left);

@@ -6,6 +6,7 @@
 mod pairs;
 mod quads;
 
+use super::strips::Quantized;
 use crate::memory::Scratch;
 use crate::parallel::Threads;
 use crate::simd::Isa;
@@ -87,13 +88,6 @@ impl Unpacked<'_> {
     fn factors(&self, width: usize) -> Vec<f32> {
         self.by_panels(width, |group, column| self.scales[column * self.groups + group])
     }
-
-    /// The bias as `[panels][width]`.
-    fn padded_bias(&self, width: usize) -> Vec<f32> {
-        let mut padded = self.bias.map_or(vec![], <[f32]>::to_vec);
-        padded.resize(self.columns.next_multiple_of(width), 0.0);
-        padded
-    }
 }
 
 impl GroupedWeights {
@@ -155,14 +149,16 @@ pub(crate) struct QuantizedRows<'a> {
     pub zeros: &'a [i32],
 }
 
-impl QuantizedRows<'_> {
+impl<'a> QuantizedRows<'a> {
     fn scale(&self, row: usize) -> f32 {
         if self.scales.len() > 1 { self.scales[row] } else { self.scales[0] }
     }
 
-    fn zero(&self, row: usize) -> i16 {
+    /// The integers of a row of so many, with what stands for zero among them.
+    fn row(&self, row: usize, inputs: usize) -> Quantized<'a> {
         let zero = if self.zeros.len() > 1 { self.zeros.get(row) } else { self.zeros.first() };
-        zero.map_or(0, |&z| z as i16)
+        let data = &self.data[row * inputs..][..inputs];
+        Quantized { data, signed: self.signed, zero: zero.copied().unwrap_or(0) }
     }
 }
 

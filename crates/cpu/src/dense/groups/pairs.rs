@@ -2,7 +2,8 @@
 //! panel when rows pass by it ([`crate::simd::pair_strip`]).
 
 use super::{Part, QuantizedRows, Unpacked};
-use crate::memory::Scratch;
+use crate::dense::panels::padded_bias;
+use crate::memory::{Aligned, Scratch};
 use crate::simd::{COLUMNS, Isa, PairStrip, Parts, Places, pair_strip};
 
 /// Columns of a panel.
@@ -19,8 +20,8 @@ pub(super) struct PairGroups {
     integers: Packed,
     /// `[panels][groups][WIDTH]`
     scales: Vec<f32>,
-    /// `[panels][WIDTH]`
-    bias: Vec<f32>,
+    /// By column, and zeros up to whole panels.
+    bias: Aligned,
 }
 
 /// Panels `[pairs][WIDTH]` of two neighbours along the depth.
@@ -63,7 +64,7 @@ impl PairGroups {
             group: depth / w.groups,
             integers,
             scales: w.factors(WIDTH),
-            bias: w.padded_bias(WIDTH),
+            bias: padded_bias(w.bias, w.columns),
         })
     }
 
@@ -84,13 +85,8 @@ impl PairGroups {
             #[inline(always)]
             || {
                 for (to, row) in wide.chunks_exact_mut(depth).zip(part.rows.clone()) {
-                    let (from, zero) = (&x.data[row * self.inputs..][..self.inputs], x.zero(row));
                     let (to, behind) = to.split_at_mut(self.inputs);
-                    let pairs = to.iter_mut().zip(from);
-                    match x.signed {
-                        true => pairs.for_each(|(o, &b)| *o = i16::from(b as i8) - zero),
-                        false => pairs.for_each(|(o, &b)| *o = i16::from(b) - zero),
-                    }
+                    x.row(row, self.inputs).centred(to, |v| v);
                     behind.fill(0);
                 }
             },
@@ -118,7 +114,7 @@ impl PairGroups {
                 };
                 pair_strip(isa, strip);
             }
-            let bias = &self.bias[p * WIDTH..][..WIDTH];
+            let bias = &self.bias.f32()[p * WIDTH..][..WIDTH];
             isa.vectorize(
                 #[inline(always)]
                 || {

@@ -1,6 +1,7 @@
 //! Weights with scales a group, where bytes are multiplied by fours: rows stay bytes ([`crate::simd::quad_groups`]).
 
 use super::{Part, QuantizedRows, Unpacked};
+use crate::dense::panels::padded_bias;
 use crate::memory::{Aligned, Scratch};
 use crate::simd::{Isa, QUAD_COLUMNS, QUAD_DEPTH as DEPTH, QuadGroups, has_quads, quad_groups};
 
@@ -28,7 +29,7 @@ pub(super) struct QuadGroupWeights {
     /// Sums of the weights as they are packed, of `i32`, and scales, `[panels][groups][WIDTH]`.
     sums: Aligned,
     factors: Aligned,
-    /// `[panels][WIDTH]`
+    /// By column, and zeros up to whole panels.
     bias: Aligned,
 }
 
@@ -76,7 +77,7 @@ impl QuadGroupWeights {
             four,
             sums: lasting(&w.by_panels(WIDTH, sum)),
             factors: lasting(&w.factors(WIDTH)),
-            bias: lasting(&w.padded_bias(WIDTH)),
+            bias: padded_bias(w.bias, columns),
         })
     }
 
@@ -87,20 +88,19 @@ impl QuadGroupWeights {
 
     /// Computes a part of the result.
     pub fn run(&self, isa: Isa, x: QuantizedRows<'_>, part: Part<'_>, scratch: &mut Scratch) {
-        let (bytes, flip) = (scratch.bytes_mut(), if x.signed { 128 } else { 0 });
-        let (groups, rows) = (self.depth / self.group, part.rows.clone());
-        let zeros: Vec<i32> = rows.clone().map(|row| i32::from(x.zero(row)) + i32::from(flip)).collect();
+        let (bytes, groups, rows) = (scratch.bytes_mut(), self.depth / self.group, part.rows.clone());
+        let zeros: Vec<i32> = rows.clone().map(|row| x.row(row, self.inputs).unsigned_zero()).collect();
         let scales: Vec<f32> = rows.clone().map(|row| x.scale(row)).collect();
         let mut starts = Vec::with_capacity(if self.four { rows.len() * groups } else { 0 });
         isa.vectorize(
             #[inline(always)]
             || {
                 for ((to, row), zero) in bytes.chunks_exact_mut(self.depth).zip(rows).zip(&zeros) {
-                    let from = &x.data[row * self.inputs..][..self.inputs];
-                    // As bytes without a sign; weights for what is behind are zeros.
-                    to.iter_mut().zip(from).for_each(|(o, &b)| *o = b ^ flip);
+                    // Weights for what is behind are zeros.
+                    let to = &mut to[..self.inputs];
+                    x.row(row, self.inputs).unsigned(to);
                     if self.four {
-                        for group in to[..self.inputs].chunks_exact(self.inputs / groups) {
+                        for group in to.chunks_exact(self.inputs / groups) {
                             let sum: i32 = group.iter().map(|&b| i32::from(b)).sum();
                             starts.push(
                                 zero.wrapping_mul(group.len() as i32).wrapping_sub(sum).wrapping_mul(EIGHT),
