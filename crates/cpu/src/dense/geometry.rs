@@ -1,5 +1,7 @@
 //! The numbers of a convolution, and the patches of an image in C order.
 
+use std::ops::Range;
+
 /// The numbers of a convolution with three spatial dimensions; fewer are padded with ones in front.
 #[derive(Clone, Debug)]
 pub(crate) struct Geometry {
@@ -66,26 +68,28 @@ impl Geometry {
         (0..self.input[d] as i64).contains(&i).then_some(i as usize)
     }
 
+    /// The output positions along dimension `d` at which tap `k` lies inside.
+    pub fn inside(&self, d: usize, k: usize) -> Range<usize> {
+        let start = (0..self.output[d]).find(|&o| self.source(d, o, k).is_some()).unwrap_or(self.output[d]);
+        let end = (start..self.output[d]).rev().find(|&o| self.source(d, o, k).is_some());
+        start..end.map_or(start, |end| end + 1)
+    }
+
     /// Calls `f(row offset in columns, row offset in image, first and last column inside, image column step)` for every
     /// tap and every output row; columns outside are left alone.
-    pub fn for_each_row(&self, mut f: impl FnMut(usize, usize, std::ops::Range<usize>, usize, usize)) {
+    pub fn for_each_row(&self, mut f: impl FnMut(usize, usize, Range<usize>, usize, usize)) {
         let [_, kh, kw] = self.kernel;
         let [od, oh, ow] = self.output;
         for t in 0..self.taps() {
             let (a, b, c) = (t / (kh * kw), t / kw % kh, t % kw);
-            // Columns whose source lies inside: a contiguous range.
-            let start = (0..ow).find(|&o| self.source(2, o, c).is_some()).unwrap_or(ow);
-            let end = (start..ow).rev().find(|&o| self.source(2, o, c).is_some()).map_or(start, |e| e + 1);
+            let inside = self.inside(2, c);
+            let Some(first) = self.source(2, inside.start, c) else { continue };
             for z in 0..od {
                 let Some(iz) = self.source(0, z, a) else { continue };
                 for y in 0..oh {
                     let Some(iy) = self.source(1, y, b) else { continue };
-                    if start == end {
-                        continue;
-                    }
                     let row = (iz * self.input[1] + iy) * self.input[2];
-                    let first = self.source(2, start, c).unwrap_or(0);
-                    f(t, (z * oh + y) * ow, start..end, row + first, self.stride[2]);
+                    f(t, (z * oh + y) * ow, inside.clone(), row + first, self.stride[2]);
                 }
             }
         }

@@ -6,7 +6,7 @@
 
 use super::finish::{Finish, Floats};
 use super::vector::{Portable, Vector};
-use super::{Ahead, Isa, Kind, LINE, ZEROS, fetch, fetch_line, shares};
+use super::{Ahead, Isa, Kind, LINE, ZEROS, fetch, fetch_line, fetch_to_write, shares};
 use std::ops::Range;
 use std::slice::Chunks;
 
@@ -268,6 +268,9 @@ pub(super) const FEW: usize = 6;
 /// How far ahead a panel is fetched that is read once, in elements: what is multiplied while a line comes from memory.
 const DISTANCE: usize = 4096;
 
+/// Products of at most so many elements store results faster than far memory takes them.
+const SHORT: usize = 48;
+
 /// The kernel: some rows in tiles of `M`, `N` registers of columns, of panels that have `WIDTH` columns.
 #[inline(always)]
 unsafe fn tiles<V: Vector, const M: usize, const N: usize, const WIDTH: usize, const SEE: bool>(
@@ -280,6 +283,7 @@ unsafe fn tiles<V: Vector, const M: usize, const N: usize, const WIDTH: usize, c
     let (depth, stride, cols) = (s.depth, s.stride, s.cols);
     // A panel that meets no other rows is read from far away as it is multiplied, and so is the one behind it.
     let once = rows.len() <= M;
+    let short = s.first && s.pieces.len() * depth <= SHORT;
     let mut padded: [f32; 14 * WIDEST];
     // SAFETY: rows, panel, bias, result and residual reach as far as `strip` has checked; columns beyond `cols` are read from
     // the padded panel and bias only, and never written.
@@ -291,6 +295,12 @@ unsafe fn tiles<V: Vector, const M: usize, const N: usize, const WIDTH: usize, c
                 fetch(share);
             }
             let out = to.out.as_mut_ptr().add(row * stride);
+            if short {
+                // The processor sees too late that these lines come next: a tile's rows lie far apart.
+                for m in 0..M {
+                    (0..N * V::LANES).step_by(LINE).for_each(|n| fetch_to_write(out.wrapping_add((2 * M + m) * stride + n)));
+                }
+            }
             let (mut start, mut start_stride) = (s.bias.as_ptr(), 0);
             if !s.first {
                 (start, start_stride) = (out.cast_const(), stride);
