@@ -26,6 +26,7 @@ mod profile;
 mod scan;
 mod session;
 mod simd;
+mod steps;
 
 pub use profile::OperatorTime;
 pub use session::{CpuExecutor, CpuSession};

@@ -1,54 +1,16 @@
 //! Quantized operators on integers beside their simulation in floating point: fed the same inputs, no result is further off
 //! than one step, and nearly none is off at all. Portable code and several threads give the same bytes.
 
+mod net;
+
 use lowbit_core::executor::Executor;
-use lowbit_core::ir::{Arg, ConstKind, NewNode, Program, TensorType, ValueId};
+use lowbit_core::ir::{Arg, Program, ValueId};
 use lowbit_core::ops::{self, OpDef};
 use lowbit_core::{DType, Tensor};
 use lowbit_cpu::{CpuExecutor, Isa};
-
-struct Net {
-    program: Program,
-    seed: u64,
-}
+use net::Net;
 
 impl Net {
-    fn new() -> Net {
-        Net { program: Program::default(), seed: 7 }
-    }
-
-    fn random(&mut self, n: usize) -> impl Iterator<Item = f32> {
-        let mut seed = self.seed;
-        self.seed += 1000;
-        (0..n).map(move |_| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (seed >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        })
-    }
-
-    fn input(&mut self, shape: &[usize]) -> ValueId {
-        let name = format!("x{}", self.program.signature.inputs.len());
-        self.program.signature.inputs.push(name.as_str().into());
-        self.program.graph.add_input(&name, TensorType::new(DType::F32, shape.iter().copied()))
-    }
-
-    fn constant(&mut self, tensor: Tensor) -> ValueId {
-        let name = format!("c{}", self.program.constants.len());
-        self.program.add_constant(&name, ConstKind::Parameter, tensor)
-    }
-
-    fn op(&mut self, op: &'static OpDef, args: Vec<Arg>) -> ValueId {
-        self.node(op, args)[0]
-    }
-
-    fn node(&mut self, op: &'static OpDef, args: Vec<Arg>) -> Vec<ValueId> {
-        let left = op.schema().args[args.len()..].iter();
-        let defaults = left.map(|a| a.default.clone().expect("only defaults are left out"));
-        let args: Vec<Arg> = args.into_iter().chain(defaults).collect();
-        let n = self.program.graph.append(NewNode::new(op, args)).expect("the arguments fit");
-        self.program.graph.node(n).outputs().to_vec()
-    }
-
     fn affine(&mut self, op: &'static OpDef, x: ValueId, scale: f64, zero: i64, dtype: DType) -> ValueId {
         let (min, max) = dtype.int_bounds().expect("integers");
         let bounds = [Arg::from(min), max.into(), Arg::DType(dtype)];
@@ -75,17 +37,6 @@ impl Net {
         let args = [q.into(), scales.into(), zeros.into()].into_iter().chain(rest).collect();
         self.op(&ops::DEQUANTIZE_PER_CHANNEL, args)
     }
-
-    fn bias(&mut self, n: usize) -> ValueId {
-        let values: Vec<f32> = self.random(n).collect();
-        self.constant(Tensor::new(&[n], values).unwrap())
-    }
-
-    fn finish(mut self, output: ValueId) -> Program {
-        self.program.signature.outputs = vec!["out".into()];
-        self.program.graph.set_outputs(vec![output]);
-        self.program
-    }
 }
 
 /// How many results differ from the simulation's, of how many; none by more than a step of size `step`.
@@ -101,7 +52,7 @@ fn compare(what: &str, program: &Program, step: f64) -> (usize, usize) {
         .enumerate()
         .map(|(i, &v)| {
             let shape: Vec<usize> = g.ty(v).shape.iter().map(|d| d.known().unwrap() as usize).collect();
-            let mut source = Net { program: Program::default(), seed: 31 + i as u64 };
+            let mut source = Net::seeded(31 + i as u64);
             let values: Vec<f32> = source.random(shape.iter().product()).collect();
             Tensor::new(&shape, values).unwrap()
         })

@@ -69,6 +69,11 @@ impl Filter {
         };
         Some(Filter { weights, bias })
     }
+
+    /// Whether these weights are transformed: then images are convolved as a whole.
+    pub fn is_transformed(&self) -> bool {
+        matches!(self.weights, Weights::Winograd(..))
+    }
 }
 
 /// Panels of dense weights, for each group.
@@ -92,55 +97,53 @@ pub(crate) fn convolve(
     if image == 0 || result == 0 {
         return;
     }
-    let images = x.chunks_exact(image).zip(out.chunks_exact_mut(result)).take(g.batch).enumerate();
-    let residual = |at: usize, len: usize| epilogue.residual.map(|r| &r[at..][..len]);
+    let images = x.chunks_exact(image).zip(out.chunks_exact_mut(result)).take(g.batch);
+    for (i, (x, out)) in images.enumerate() {
+        let residual = epilogue.residual.map(|r| &r[i * result..][..result]);
+        convolve_rows(isa, threads, g, filter, x, 0, out, Epilogue { residual, ..epilogue });
+    }
+}
+
+/// Convolves one image, into all rows of the result or, unless the filter [is transformed](Filter::is_transformed) or has depth, some
+/// from `first` on. `x` may hold only the lines that these are made of, or some more: line `y` is the `y`th, counted on from the first
+/// again. What a filter of one pixel reads is one piece.
+pub(crate) fn convolve_rows(
+    isa: Isa,
+    threads: &Threads,
+    g: &Geometry,
+    filter: &Filter,
+    x: &[f32],
+    first: usize,
+    out: &mut [f32],
+    epilogue: Epilogue<'_>,
+) {
+    let bias = &filter.bias;
+    let first = first * g.output[2];
     match &filter.weights {
         Weights::Depthwise(weights, padded) => {
             let row = g.output[2] * g.out_channels;
-            let part = parts(result, row, threads.count());
-            let work: Vec<(usize, &[f32], usize, &mut [f32])> = images
-                .flat_map(|(i, (x, out))| {
-                    let parts = out.chunks_mut(part).enumerate();
-                    parts.map(move |(k, out)| (i * result + k * part, x, k * part, out))
-                })
-                .collect();
+            let part = parts(out.len(), row, threads.count());
+            let work: Vec<(usize, &mut [f32])> = out.chunks_mut(part).enumerate().collect();
             threads.for_each(
                 work.into_iter(),
                 || (),
-                |(), (at, x, first, out)| {
-                    let epilogue = Epilogue { residual: residual(at, out.len()), ..epilogue };
+                |(), (i, out)| {
+                    let residual = epilogue.residual.map(|r| &r[i * part..][..out.len()]);
+                    let (epilogue, first) =
+                        (Epilogue { residual, ..epilogue }, first + i * part / g.out_channels);
                     let depthwise = match epilogue.watch {
                         Some(_) => depthwise::<true>,
                         None => depthwise::<false>,
                     };
-                    depthwise(
-                        isa,
-                        g,
-                        weights,
-                        *padded,
-                        &filter.bias[0],
-                        x,
-                        first / g.out_channels,
-                        out,
-                        epilogue,
-                    );
+                    depthwise(isa, g, weights, *padded, &bias[0], x, first, out, epilogue);
                 },
             );
         }
-        Weights::Dense(groups) => {
-            for (i, (x, out)) in images {
-                let epilogue = Epilogue { residual: residual(i * result, result), ..epilogue };
-                dense(isa, threads, g, groups, &filter.bias, x, out, epilogue);
-            }
-        }
+        Weights::Dense(groups) => dense(isa, threads, g, groups, bias, x, first, out, epilogue),
         Weights::Winograd(transformed, weight, direct) => {
-            let bias = &filter.bias;
-            for (i, (x, out)) in images {
-                let epilogue = Epilogue { residual: residual(i * result, result), ..epilogue };
-                if !transformed.convolve(isa, threads, g, bias[0].f32(), x, out, epilogue) {
-                    let groups = direct.get_or_init(|| dense_panels(isa, g, &weight.to_f32()));
-                    dense(isa, threads, g, groups, bias, x, out, epilogue);
-                }
+            if !transformed.convolve(isa, threads, g, bias[0].f32(), x, out, epilogue) {
+                let groups = direct.get_or_init(|| dense_panels(isa, g, &weight.to_f32()));
+                dense(isa, threads, g, groups, bias, x, first, out, epilogue);
             }
         }
     }
@@ -175,7 +178,7 @@ fn depthwise<const SEE: bool>(
         let (z, y) = (i / g.output[1], i % g.output[1]);
         for (t, row) in rows.iter_mut().enumerate() {
             let source = g.source(0, z, t / kh).zip(g.source(1, y, t % kh));
-            *row = source.map(|(z, y)| (z * g.input[1] + y) * line);
+            *row = source.map(|(z, y)| place(z * g.input[1] + y, x.len() / line) * line);
         }
         // The lines behind those of this row: the next row reads as many as it lies below.
         let below = rows.iter().flatten().max().map_or(x.len(), |&last| (last + line).min(x.len()));
@@ -204,8 +207,10 @@ fn depthwise<const SEE: bool>(
 /// Where the pieces of a window lie.
 struct Windows<'a> {
     g: &'a Geometry,
-    /// Distance of image rows, and of pixels.
+    /// Distance of image rows, and how many of them are held: line `y` is the `y`th, counted on from the first again.
     line: usize,
+    held: usize,
+    /// Distance of pixels.
     pixel: usize,
     /// For each piece of a filter row: the result's columns at which it lies inside of the image, and where it lies at column 0, in
     /// pixels from where the image row starts.
@@ -215,13 +220,13 @@ struct Windows<'a> {
 impl<'a> Windows<'a> {
     /// `rows`: a piece is a filter row (its pixels lie behind one another) rather than a pixel. `shift`: how far the image was moved
     /// right by its copied border.
-    fn new(g: &'a Geometry, line: usize, rows: bool, shift: i64) -> Self {
+    fn new(g: &'a Geometry, (line, held): (usize, usize), rows: bool, shift: i64) -> Self {
         let first = |k: usize| (k * g.dilation[2]) as i64 - g.padding[2] + shift;
         let pieces = match rows {
             true => vec![(0..g.output[2], first(0))],
             false => (0..g.kernel[2]).map(|k| (g.inside(2, k), first(k))).collect(),
         };
-        Windows { g, line, pixel: g.in_channels, pieces }
+        Windows { g, line, held, pixel: g.in_channels, pieces }
     }
 
     fn taps(&self) -> usize {
@@ -244,7 +249,8 @@ impl<'a> Windows<'a> {
                 let Some((iz, iy)) = source else { continue };
                 let (inside, column) = &self.pieces[t % across];
                 let (x, end) = (x.max(inside.start), end.min(inside.end));
-                let line = ((iz * g.input[1] + iy) * self.line) as i64 + column * self.pixel as i64;
+                let line = place(iz * g.input[1] + iy, self.held) * self.line;
+                let line = line as i64 + column * self.pixel as i64;
                 for x in x..end {
                     let at = line + (x * g.stride[2] * self.pixel) as i64;
                     offsets[row * width + x - first] = at as usize;
@@ -255,6 +261,7 @@ impl<'a> Windows<'a> {
     }
 }
 
+/// Positions of the result from `first` on, whole rows of them.
 fn dense(
     isa: Isa,
     threads: &Threads,
@@ -262,30 +269,41 @@ fn dense(
     groups: &[Panels],
     bias: &[Aligned],
     x: &[f32],
+    first: usize,
     out: &mut [f32],
     epilogue: Epilogue<'_>,
 ) {
     let (ic, oc, [_, _, kw]) = (g.in_channels / g.groups, g.out_channels / g.groups, g.kernel);
     let mergeable = kw > 1 && g.dilation[2] == 1 && g.groups == 1 && kw * ic <= LONGEST;
     let rows = mergeable && (g.padding[2] == 0 || ic <= FEW_CHANNELS);
+    let positions = out.len() / g.out_channels;
     let mut scratch = None;
-    let (x, shift) = match rows && g.padding[2] > 0 {
-        true => (with_side_borders(g, x, &mut scratch), g.padding[2]),
-        false => (x, 0),
+    let (x, line, shift) = match rows && g.padding[2] > 0 {
+        true => {
+            let all = g.input[0] * g.input[1];
+            let lines = match all == g.input[1] && g.output[0] == 1 {
+                true => g.lines(first / g.output[2]..(first + positions) / g.output[2]),
+                false => 0..all,
+            };
+            let x = with_side_borders(g, x, lines, &mut scratch);
+            (x, x.len() / all, g.padding[2])
+        }
+        false => (x, g.input[2] * g.in_channels, 0),
     };
-    let windows = Windows::new(g, x.len() / (g.input[0] * g.input[1]), rows, shift);
+    let windows = Windows::new(g, (line, x.len() / line), rows, shift);
     let taps = windows.taps();
     let list = |row: usize, count: usize, list: &mut [usize]| windows.fill(row, count, list);
-    let pointwise = g.kernel == [1; 3] && g.stride == [1; 3] && g.padding == [0; 3];
-    let places = if pointwise { Places::Apart(g.in_channels) } else { Places::Listed(&list) };
-    let rows = |group: usize, first: usize| Rows {
+    let (places, first) = match g.is_pointwise() {
+        true => (Places::Apart(g.in_channels), first % (x.len() / g.in_channels)),
+        false => (Places::Listed(&list), first),
+    };
+    let rows = |group: usize, from: usize| Rows {
         x: &x[group * ic..],
-        first,
+        first: first + from,
         pieces: taps,
         depth: groups[group].depth / taps,
         places,
     };
-    let positions = out.len() / g.out_channels;
     if g.groups == 1 && shares_columns(isa, threads, positions) {
         product_by_columns(isa, threads, rows(0, 0), &groups[0], bias[0].f32(), out, epilogue);
         return;
@@ -297,24 +315,37 @@ fn dense(
         || (),
         |(), (i, out)| {
             let residual = epilogue.residual.map(|r| &r[i * part..][..out.len()]);
-            let (epilogue, start) = (Epilogue { residual, ..epilogue }, i * part / g.out_channels);
+            let (epilogue, from) = (Epilogue { residual, ..epilogue }, i * part / g.out_channels);
             for (group, panels) in groups.iter().enumerate() {
-                let (all, first, bias) = (0..panels.count(), group * oc, bias[group].f32());
-                let rows = rows(group, start);
-                product(isa, rows, panels, all, bias, first, g.out_channels, out, epilogue);
+                let (all, column, bias) = (0..panels.count(), group * oc, bias[group].f32());
+                let rows = rows(group, from);
+                product(isa, rows, panels, all, bias, column, g.out_channels, out, epilogue);
             }
         },
     );
 }
 
+/// Where a line is among those that are held: these are counted on from the first again.
+fn place(line: usize, held: usize) -> usize {
+    // Most often all are, and to divide takes long.
+    if line < held { line } else { line % held }
+}
+
 /// The image with zeros left and right of each row, as wide as the last window reaches.
-fn with_side_borders<'a>(g: &Geometry, x: &[f32], scratch: &'a mut Option<Scratch>) -> &'a [f32] {
+fn with_side_borders<'a>(
+    g: &Geometry,
+    x: &[f32],
+    lines: Range<usize>,
+    scratch: &'a mut Option<Scratch>,
+) -> &'a [f32] {
     let (line, left) = (g.input[2] * g.in_channels, g.padding[2] as usize * g.in_channels);
     let reach = ((g.output[2] - 1) * g.stride[2] + g.kernel[2]) * g.in_channels;
     let wide = reach.max(left + line);
     let size = g.input[0] * g.input[1] * wide;
     let out = &mut scratch.insert(Scratch::of(size * size_of::<f32>())).f32_mut()[..size];
-    for (from, to) in x.chunks_exact(line).zip(out.chunks_exact_mut(wide)) {
+    let held = x.len() / line;
+    for (y, to) in out.chunks_exact_mut(wide).enumerate().take(lines.end).skip(lines.start) {
+        let from = &x[place(y, held) * line..][..line];
         to[..left].fill(0.0);
         to[left..left + line].copy_from_slice(from);
         to[left + line..].fill(0.0);

@@ -62,6 +62,11 @@ impl Geometry {
         self.kernel.iter().product()
     }
 
+    /// Whether each position of the result comes from the one of the image at its place.
+    pub fn is_pointwise(&self) -> bool {
+        self.kernel == [1; 3] && self.stride == [1; 3] && self.padding == [0; 3]
+    }
+
     /// For output position `o` and tap `k` along dimension `d`: the input index, if inside.
     pub fn source(&self, d: usize, o: usize, k: usize) -> Option<usize> {
         let i = (o * self.stride[d] + k * self.dilation[d]) as i64 - self.padding[d];
@@ -73,6 +78,16 @@ impl Geometry {
         let start = (0..self.output[d]).find(|&o| self.source(d, o, k).is_some()).unwrap_or(self.output[d]);
         let end = (start..self.output[d]).rev().find(|&o| self.source(d, o, k).is_some());
         start..end.map_or(start, |end| end + 1)
+    }
+
+    /// The lines of the image, of depth 1, that some rows of the result are made of.
+    pub fn lines(&self, rows: Range<usize>) -> Range<usize> {
+        let at = |row: usize, tap: usize| {
+            let line = (row * self.stride[1] + tap * self.dilation[1]) as i64 - self.padding[1];
+            line.clamp(0, self.input[1] as i64) as usize
+        };
+        let last = rows.end.saturating_sub(1);
+        at(rows.start, 0)..(at(last, self.kernel[1] - 1) + 1).min(self.input[1])
     }
 
     /// Calls `f(row offset in columns, row offset in image, first and last column inside, image column step)` for every

@@ -76,6 +76,7 @@ impl<'a> Builder<'a> {
         let plan = Plan {
             slots: vec![],
             steps: vec![],
+            groups: vec![],
             arena: 0,
             watched_first: vec![],
             results: vec![],

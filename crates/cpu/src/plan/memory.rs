@@ -2,7 +2,7 @@
 
 use super::{Place, Plan};
 
-/// A value's bytes, and the steps from the one that computes it to the last that needs it.
+/// A value's bytes, and the groups of steps from the one that computes it to the last that needs it.
 struct Life {
     slot: usize,
     bytes: usize,
@@ -41,6 +41,9 @@ fn places(mut lives: Vec<Life>) -> Vec<(usize, Life)> {
 /// The computed slots, their sizes in whole cache lines.
 fn lives(plan: &Plan) -> Vec<Life> {
     let last = plan.last_steps();
+    // Steps that take turns run at the same time. Results are needed behind all.
+    let members = plan.groups.iter().enumerate().flat_map(|(i, group)| group.steps.clone().map(move |_| i));
+    let group: Vec<usize> = members.chain([plan.groups.len()]).collect();
     // A step may write what another has made.
     let mut made = vec![false; plan.slots.len()];
     let outputs =
@@ -49,7 +52,7 @@ fn lives(plan: &Plan) -> Vec<Life> {
         .filter(|&(_, s)| plan.root(s) == s && !std::mem::replace(&mut made[s], true))
         .map(|(first, slot)| {
             let bytes = plan.slots[slot].bytes().next_multiple_of(64);
-            Life { slot, bytes, first, last: last[slot] }
+            Life { slot, bytes, first: group[first], last: group[last[slot]] }
         })
         .collect()
 }

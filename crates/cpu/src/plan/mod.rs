@@ -2,8 +2,9 @@
 //!
 //! Planning decides, once for each set of input shapes, what a run only carries out: which operators join a convolution
 //! or product (`fuse`), which run on integers (`integers`), in which memory format each value is kept (`layout`), what is the same in every run
-//! (`constants`), and which values share memory (`memory`).
+//! (`constants`), which convolutions take turns (`bands`), and which values share memory (`memory`).
 
+mod bands;
 mod build;
 mod constants;
 mod fuse;
@@ -13,6 +14,7 @@ mod integers;
 mod layout;
 mod memory;
 
+pub use bands::{Group, Turn};
 pub use constants::constant_values;
 pub use integer_steps::{IntegerStep, Layer, RowLayer};
 pub use layout::{Layout, reorder};
@@ -137,6 +139,8 @@ pub struct Plan {
     pub slots: Vec<Slot>,
     /// In order.
     pub steps: Vec<Step>,
+    /// All of them, in groups.
+    pub groups: Vec<Group>,
     /// Bytes of the arena that computed values lie in.
     pub arena: usize,
     /// Watched inputs and constants: there before the first step.
@@ -177,6 +181,7 @@ impl Plan {
         let builder = build::Builder::new(program, bindings, watch, constant, shared, isa)?;
         let mut plan = builder.finish(simulate)?;
         in_place::bound(program, &mut plan);
+        plan.groups = bands::groups(&plan, watch);
         memory::assign(&mut plan);
         Ok(plan)
     }

@@ -1,8 +1,8 @@
 //! How many elements each bin of a histogram holds. It is memory that bounds this: an addition in memory for each element. So the
-//! next bins are found, in vectors, while others are counted.
+//! next elements are fetched, and the bins of some found in vectors, while others are counted.
 
 use super::vector::{Portable, Vector};
-use super::{Isa, Kind};
+use super::{Isa, Kind, LINE, fetch_near};
 use lowbit_core::quant::observer::Bins;
 
 /// Elements whose bins are found at once.
@@ -12,8 +12,19 @@ const BLOCK: usize = 32;
 /// one by one.
 const AHEAD: usize = 3;
 
-/// Tables of counts: equal neighbours, zeros behind a ReLU, would wait for one another in a single one.
+/// Tables of counts: equal neighbours, zeros behind a ReLU, would wait for one another in a single one. Counts have 16 bits, so that the
+/// first-level cache holds them.
 const TABLES: usize = 4;
+
+/// Elements that are counted before tables are added up: fewer in each than 16 bits can tell.
+const PART: usize = (u16::MAX as usize - BLOCK) / (BLOCK / TABLES) * BLOCK;
+
+/// Counts between the end of a table and the next. Where tables lie a page apart, and almost where they do, a processor takes places of
+/// neighbours for the same, and lets one wait for the other.
+const APART: usize = 256;
+
+/// Elements that are fetched ahead: while they come from far away, counts would have to wait.
+const FETCHED: usize = 512;
 
 /// The elements of each bin; what is outside, or not finite, is in none.
 pub(crate) fn histogram(isa: Isa, x: &[f32], bins: Bins) -> Vec<u32> {
@@ -47,13 +58,33 @@ unsafe fn avx2(x: &[f32], bins: Bins) -> Vec<u32> {
 /// The CPU has what `V` needs.
 #[inline(always)]
 unsafe fn places<V: Vector>(x: &[f32], bins: Bins) -> Vec<u32> {
-    const { assert!(BLOCK.is_multiple_of(V::LANES)) };
     let size = bins.count + 2;
-    let mut tables = vec![0u32; TABLES * size];
+    let distance = (size + APART).next_multiple_of(2 * LINE);
+    let (mut all, mut tables) = (vec![0; size], vec![0; TABLES * distance]);
+    for part in x.chunks(PART) {
+        // SAFETY: the caller's; tables are large enough.
+        unsafe { count_part::<V>(part, bins, &mut tables, distance) };
+        for table in tables.chunks_exact_mut(distance) {
+            all.iter_mut().zip(&mut *table).for_each(|(all, count)| *all += u32::from(std::mem::take(count)));
+        }
+    }
+    all
+}
+
+/// Counts at most [`PART`] elements in tables that start at this distance.
+///
+/// # Safety
+/// The CPU has what `V` needs, and tables have a place for each bin and two more.
+#[inline(always)]
+unsafe fn count_part<V: Vector>(x: &[f32], bins: Bins, tables: &mut [u16], distance: usize) {
+    const { assert!(BLOCK.is_multiple_of(V::LANES)) };
     let (blocks, rest) = x.as_chunks::<BLOCK>();
     // In memory, from where single ones are loaded faster than they are taken from vectors.
     let mut places = [[0; BLOCK]; AHEAD + 1];
     for (i, block) in blocks.iter().enumerate() {
+        for line in (0..BLOCK).step_by(LINE) {
+            fetch_near(block.as_ptr().wrapping_add(FETCHED + line));
+        }
         let found = &mut places[i % (AHEAD + 1)];
         for from in (0..BLOCK).step_by(V::LANES) {
             // SAFETY: a block is whole registers.
@@ -61,32 +92,26 @@ unsafe fn places<V: Vector>(x: &[f32], bins: Bins) -> Vec<u32> {
         }
         if i >= AHEAD {
             // SAFETY: no place is beyond the last, for what is outside.
-            unsafe { count(&mut tables, size, &places[(i - AHEAD) % (AHEAD + 1)]) };
+            unsafe { count(tables, distance, &places[(i - AHEAD) % (AHEAD + 1)]) };
         }
     }
     for i in blocks.len().saturating_sub(AHEAD)..blocks.len() {
         // SAFETY: as above.
-        unsafe { count(&mut tables, size, &places[i % (AHEAD + 1)]) };
+        unsafe { count(tables, distance, &places[i % (AHEAD + 1)]) };
     }
     rest.iter().for_each(|&x| tables[bins.place(x) as usize] += 1);
-    let (first, others) = tables.split_at_mut(size);
-    for other in others.chunks(size) {
-        first.iter_mut().zip(other).for_each(|(a, b)| *a += b);
-    }
-    tables.truncate(size);
-    tables
 }
 
 /// Counts places, each in the next table.
 ///
 /// # Safety
-/// There are [`TABLES`] tables of `size`, and no place is that large.
+/// There are [`TABLES`] tables, and no place is beyond the end of one.
 #[inline(always)]
-unsafe fn count(tables: &mut [u32], size: usize, places: &[u32; BLOCK]) {
+unsafe fn count(tables: &mut [u16], distance: usize, places: &[u32; BLOCK]) {
     let tables = tables.as_mut_ptr();
     for (i, &place) in places.iter().enumerate() {
         // SAFETY: the caller's.
-        unsafe { *tables.add(i % TABLES * size + place as usize) += 1 };
+        unsafe { *tables.add(i % TABLES * distance + place as usize) += 1 };
     }
 }
 

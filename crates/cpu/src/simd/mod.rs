@@ -185,6 +185,19 @@ fn fetch_line(line: *const f32) {
     let _ = line;
 }
 
+/// Fetches a line of memory into the first-level cache, where that can be asked for.
+#[inline(always)]
+fn fetch_near(line: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: this has no effect but on time, wherever it points; x86-64 has the instruction.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
+
 /// Fetches a line of memory that is written next, where that can be asked for.
 #[inline(always)]
 fn fetch_to_write(line: *mut f32) {

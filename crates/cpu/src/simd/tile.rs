@@ -298,7 +298,9 @@ unsafe fn tiles<V: Vector, const M: usize, const N: usize, const WIDTH: usize, c
             if short {
                 // The processor sees too late that these lines come next: a tile's rows lie far apart.
                 for m in 0..M {
-                    (0..N * V::LANES).step_by(LINE).for_each(|n| fetch_to_write(out.wrapping_add((2 * M + m) * stride + n)));
+                    (0..N * V::LANES)
+                        .step_by(LINE)
+                        .for_each(|n| fetch_to_write(out.wrapping_add((2 * M + m) * stride + n)));
                 }
             }
             let (mut start, mut start_stride) = (s.bias.as_ptr(), 0);
