@@ -1,11 +1,13 @@
 //! Extremes that the executor finds while it computes are those that a pass over the elements finds.
 
-use lowbit_core::Tensor;
+use crate::op_calls;
 use lowbit_core::executor::{Executor, Watchlist};
 use lowbit_core::ir::{Program, ValueId, text};
 use lowbit_core::quant::observer::{Extremes, extremes};
+use lowbit_core::{DType, Tensor, ops};
 use lowbit_cpu::{CpuExecutor, Isa};
 use lowbit_testing::data;
+use std::collections::BTreeSet;
 
 /// Layers of each kind, with and without what is computed in the same step.
 const PROGRAM: &str = "program {
@@ -105,4 +107,29 @@ fn what_is_bounded_need_not_be_kept_for_its_extremes() {
             }
         }
     }
+}
+
+/// Extremes and histograms of such values are taken over from their operands.
+#[test]
+fn what_rearranges_keeps_every_element() {
+    let mut tried = BTreeSet::new();
+    for line in op_calls::lines(include_str!("../data/op_calls.txt")) {
+        let operator = op_calls::operator(line).unwrap();
+        if !operator.traits.rearranges {
+            continue;
+        }
+        let call = op_calls::build(line, DType::F32).unwrap();
+        let mut session = CpuExecutor::default().load(&call.program, &[]).unwrap();
+        let outputs = session.run(&call.inputs, &mut |_, _| {}).unwrap();
+        let sorted = |t: &Tensor| {
+            let mut elements = t.to_f64();
+            elements.sort_by(f64::total_cmp);
+            elements
+        };
+        assert_eq!(outputs.len(), 1, "{line}");
+        assert_eq!(sorted(&outputs[0]), sorted(&call.inputs[0]), "{line}");
+        tried.insert(operator.name);
+    }
+    let all: BTreeSet<&str> = ops::all().filter(|op| op.traits.rearranges).map(|op| op.name).collect();
+    assert_eq!(tried, all, "each needs a call in op_calls.txt");
 }

@@ -28,11 +28,11 @@ impl Prepared {
     pub fn calibrate(&mut self, session: &mut dyn Session, inputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
         let scan = session.scan();
         check(&self.program, &*scan, inputs, self.samples)?;
-        let Prepared { program, watch, observers, not_finite, .. } = self;
+        let Prepared { watch, observers, not_finite, .. } = self;
         let mut last = None;
         let outputs = session.run(inputs, &mut |v, seen| {
-            let Some(groups) = watch.get(&v) else { return };
-            with_batch(program, &*scan, v, &seen, &mut last, |batch| {
+            let Some(Watchers { groups, bounded }) = watch.get(&v) else { return };
+            with_batch(&*scan, v, *bounded, &seen, &mut last, |batch| {
                 let bad = batch.extremes().not_finite;
                 if bad > 0 {
                     *not_finite.entry(v).or_default() += bad;
@@ -85,7 +85,7 @@ impl Prepared {
         let Prepared { program, watch, observers, not_finite, samples: before, .. } = self;
         // Values of a group are seen in the order of the program, and then those of the next sample.
         let mut looks = vec![0; observers.len()];
-        watch.values().flatten().for_each(|&g| looks[g] += 1);
+        watch.values().flat_map(|w| &w.groups).for_each(|&g| looks[g] += 1);
         let turns = Turns::new(looks);
         let observers: Vec<Mutex<&mut Option<Box<dyn Observer>>>> =
             observers.iter_mut().map(Mutex::new).collect();
@@ -96,8 +96,8 @@ impl Prepared {
             check(program, &*scan, &inputs, first + number)?;
             let mut last = None;
             session.run(&inputs, &mut |v, seen| {
-                let Some(groups) = watch.get(&v) else { return };
-                with_batch(program, &*scan, v, &seen, &mut last, |batch| {
+                let Some(Watchers { groups, bounded }) = watch.get(&v) else { return };
+                with_batch(&*scan, v, *bounded, &seen, &mut last, |batch| {
                     let not_finite = batch.extremes().not_finite;
                     if not_finite > 0 {
                         *bad.lock().unwrap_or_else(PoisonError::into_inner).entry(v).or_default() +=
@@ -131,11 +131,11 @@ fn check(program: &Program, scan: &dyn Scan, inputs: &[Tensor], sample: usize) -
     Ok(())
 }
 
-/// What was seen, as observers look at it. `last`: the value that was seen before, and its extremes.
+/// What was seen of `v`, as observers look at it. `last`: the value that was seen before, and its extremes.
 fn with_batch(
-    program: &Program,
     scan: &dyn Scan,
     v: ValueId,
+    bounded: Option<Bounded>,
     seen: &Watched<'_>,
     last: &mut Option<(ValueId, Extremes)>,
     f: impl FnOnce(&Batch<'_>),
@@ -150,7 +150,6 @@ fn with_batch(
             tensor.view().expect("made of f32")
         }
     };
-    let bounded = bounded(program, v);
     let follow = |b: Bounded| last.filter(|(of, _)| *of == b.of)?.1.bounded(b.low, b.high);
     let known = seen.extremes.or_else(|| bounded.and_then(follow));
     let batch = Batch::new(x, scan).with_extremes(known).of_value(v, bounded);
@@ -158,11 +157,29 @@ fn with_batch(
     *last = Some((v, batch.extremes()));
 }
 
+/// The groups that watch a value.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Watchers {
+    pub groups: Vec<usize>,
+    /// How the value follows from another one, if it does.
+    pub bounded: Option<Bounded>,
+}
+
+impl Watchers {
+    /// None yet, of this value.
+    pub fn of(program: &Program, v: ValueId) -> Watchers {
+        Watchers { groups: vec![], bounded: bounded(program, v) }
+    }
+}
+
 /// How a value follows from another of the same elements, if it does.
 fn bounded(program: &Program, v: ValueId) -> Option<Bounded> {
     let g = &program.graph;
     let node = g.node(g.producer(v)?);
-    let (low, high) = bounds(node.op(), node.args())?;
+    let (low, high) = match node.op().traits.rearranges {
+        true => (f32::NEG_INFINITY, f32::INFINITY),
+        false => bounds(node.op(), node.args())?,
+    };
     let of = node.operands().next()?;
     let floats = [v, of].iter().all(|&v| g.ty(v).dtype == DType::F32);
     floats.then_some(Bounded { of, low, high })

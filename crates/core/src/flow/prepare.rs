@@ -1,6 +1,7 @@
 //! `prepare`: annotations become groups with observers.
 
 use super::Error;
+use super::calibrate::Watchers;
 use crate::executor::{Executor, Watchlist};
 use crate::ir::{Key, NodeId, Program, ValueId};
 use crate::passes::{FoldBatchNorm, FoldConstants, Pass, PassError, Pipeline, fold_constants};
@@ -24,9 +25,9 @@ pub struct Prepared {
     /// Readers whose device takes ranges at run time over these dimensions of their input.
     pub(super) dynamic: BTreeMap<NodeId, Vec<usize>>,
     /// Which groups watch a value that changes from run to run.
-    pub(super) watch: BTreeMap<ValueId, Vec<usize>>,
+    pub(super) watch: BTreeMap<ValueId, Watchers>,
     /// Which groups watch a value that only constants feed: looked at once.
-    weights: BTreeMap<ValueId, Vec<usize>>,
+    weights: BTreeMap<ValueId, Watchers>,
     weights_seen: bool,
     pub(super) samples: usize,
     /// Values that held something not finite, with the number of such elements.
@@ -98,7 +99,7 @@ impl Prepared {
             });
         }
         let fixed = fold_constants::constant_values(&program);
-        let (mut watch, mut weights) = (BTreeMap::<_, Vec<usize>>::new(), BTreeMap::<_, Vec<usize>>::new());
+        let (mut watch, mut weights) = (BTreeMap::new(), BTreeMap::new());
         for (i, g) in groups.groups.iter().enumerate() {
             let Spec::Observed(spec) = &g.spec else { continue };
             for site in &g.sites {
@@ -116,9 +117,9 @@ impl Prepared {
                     continue;
                 }
                 let table = if fixed[value.index()] { &mut weights } else { &mut watch };
-                let list = table.entry(value).or_default();
-                if !list.contains(&i) {
-                    list.push(i);
+                let watchers = table.entry(value).or_insert_with(|| Watchers::of(&program, value));
+                if !watchers.groups.contains(&i) {
+                    watchers.groups.push(i);
                 }
             }
         }
@@ -163,8 +164,8 @@ impl Prepared {
         self.groups.groups[group].spec = Spec::Fixed(params);
         self.observers[group] = None;
         for table in [&mut self.watch, &mut self.weights] {
-            table.values_mut().for_each(|groups| groups.retain(|g| *g != group));
-            table.retain(|_, groups| !groups.is_empty());
+            table.values_mut().for_each(|watchers| watchers.groups.retain(|g| *g != group));
+            table.retain(|_, watchers| !watchers.groups.is_empty());
         }
         Ok(())
     }
@@ -183,7 +184,7 @@ impl Prepared {
     pub fn watchlist(&self) -> Watchlist {
         let looks = |g: &usize| self.observers[*g].as_ref().is_some_and(|o| o.needs_elements());
         let (elements, extremes): (Vec<_>, Vec<_>) =
-            self.watch.iter().partition(|(_, groups)| groups.iter().any(looks));
+            self.watch.iter().partition(|(_, watchers)| watchers.groups.iter().any(looks));
         let values = |list: Vec<(&ValueId, _)>| list.into_iter().map(|(v, _)| *v).collect();
         Watchlist { elements: values(elements), extremes: values(extremes) }
     }
@@ -253,7 +254,7 @@ impl Prepared {
             known.extend(computed.into_iter().zip(results));
         }
         if !self.weights_seen {
-            for (v, groups) in &self.weights {
+            for (v, Watchers { groups, .. }) in &self.weights {
                 let Some(t) = known.get(v) else { continue };
                 let x = t.to_f32();
                 let x = ndarray::ArrayViewD::from_shape(ndarray::IxDyn(t.shape()), &x)

@@ -31,8 +31,8 @@ ops! {
     SAFE_SOFTMAX = "aten._safe_softmax.default" "(Tensor self, int dim, ScalarType? dtype=None) -> Tensor", softmax;
     SOFTMAX_CORE = "aten._softmax.default" "(Tensor self, int dim, bool half_to_float) -> Tensor", softmax_core;
     LOG_SOFTMAX_CORE = "aten._log_softmax.default" "(Tensor self, int dim, bool half_to_float) -> Tensor", softmax_core;
-    DROPOUT = "aten.dropout.default" "(Tensor input, float p, bool train) -> Tensor", same, elementwise, moves_data, shares_qparams;
-    FEATURE_DROPOUT = "aten.feature_dropout.default" "(Tensor input, float p, bool train) -> Tensor", same, elementwise, moves_data, shares_qparams;
+    DROPOUT = "aten.dropout.default" "(Tensor input, float p, bool train) -> Tensor", same, elementwise, moves_data, rearranges, shares_qparams;
+    FEATURE_DROPOUT = "aten.feature_dropout.default" "(Tensor input, float p, bool train) -> Tensor", same, elementwise, moves_data, rearranges, shares_qparams;
     NATIVE_DROPOUT = "aten.native_dropout.default" "(Tensor input, float p, bool? train) -> (Tensor, Tensor)", native_dropout, elementwise;
 }
 

@@ -4,12 +4,12 @@ use super::Call;
 use super::rules::{Types, dtype_or, one, same};
 
 ops! {
-    ALIAS = "aten.alias.default" "(Tensor self) -> Tensor", same, elementwise, moves_data, shares_qparams;
-    ALIAS_COPY = "aten.alias_copy.default" "(Tensor self) -> Tensor", same, elementwise, moves_data, shares_qparams;
-    CLONE = "aten.clone.default" "(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor", same, elementwise, moves_data, shares_qparams;
-    CONTIGUOUS = "aten.contiguous.default" "(Tensor self, *, MemoryFormat memory_format=contiguous_format) -> Tensor", same, elementwise, moves_data, shares_qparams;
-    DETACH = "aten.detach.default" "(Tensor self) -> Tensor", same, elementwise, moves_data, shares_qparams;
-    LIFT_FRESH_COPY = "aten.lift_fresh_copy.default" "(Tensor self) -> Tensor", same, elementwise, moves_data, shares_qparams;
+    ALIAS = "aten.alias.default" "(Tensor self) -> Tensor", same, elementwise, moves_data, rearranges, shares_qparams;
+    ALIAS_COPY = "aten.alias_copy.default" "(Tensor self) -> Tensor", same, elementwise, moves_data, rearranges, shares_qparams;
+    CLONE = "aten.clone.default" "(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor", same, elementwise, moves_data, rearranges, shares_qparams;
+    CONTIGUOUS = "aten.contiguous.default" "(Tensor self, *, MemoryFormat memory_format=contiguous_format) -> Tensor", same, elementwise, moves_data, rearranges, shares_qparams;
+    DETACH = "aten.detach.default" "(Tensor self) -> Tensor", same, elementwise, moves_data, rearranges, shares_qparams;
+    LIFT_FRESH_COPY = "aten.lift_fresh_copy.default" "(Tensor self) -> Tensor", same, elementwise, moves_data, rearranges, shares_qparams;
     TO_DTYPE = "aten.to.dtype" "(Tensor self, ScalarType dtype, bool non_blocking=False, bool copy=False, MemoryFormat? memory_format=None) -> Tensor", to, elementwise;
     TO_DEVICE = "aten.to.device" "(Tensor self, Device device, ScalarType dtype, bool non_blocking=False, bool copy=False, MemoryFormat? memory_format=None) -> Tensor", to, elementwise;
     TO_DTYPE_LAYOUT = "aten.to.dtype_layout" "(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, bool non_blocking=False, bool copy=False, MemoryFormat? memory_format=None) -> Tensor", to, elementwise;

@@ -41,6 +41,8 @@ pub struct OpTraits {
     pub elementwise: bool,
     /// Moves or repeats elements of operand 0 and changes none: reshape, permute, slice, clone …
     pub moves_data: bool,
+    /// Gives each element of operand 0 once, and no others: reshape, permute, flip, clone …
+    pub rearranges: bool,
     /// The output can only take values of operand 0 (or between them), so that it can carry the same quantization
     /// parameters: `moves_data` operators, relu, max pool, average pool …
     pub shares_qparams: bool,
@@ -55,6 +57,7 @@ impl OpTraits {
     pub const NONE: OpTraits = OpTraits {
         elementwise: false,
         moves_data: false,
+        rearranges: false,
         shares_qparams: false,
         random: false,
         declared_types: false,
