@@ -2,7 +2,7 @@
 
 use crate::memory::Aligned;
 use crate::parallel::Threads;
-use crate::plan::{Plan, Shared, constant_values};
+use crate::plan::{Packs, Plan, Shared, constant_values};
 use crate::profile::{OperatorTime, Profile};
 use crate::scan::CpuScan;
 use crate::simd::Isa;
@@ -23,6 +23,8 @@ pub struct CpuExecutor {
     isa: Isa,
     simulate: bool,
     threads: Threads,
+    /// What the sessions have in common.
+    packs: Packs,
 }
 
 impl CpuExecutor {
@@ -67,7 +69,7 @@ impl CpuExecutor {
             state: program.constants.iter().map(|(_, c)| c.tensor.clone()).collect(),
             watch: watch.clone(),
             constant: constant_values(&program),
-            shared: Shared::default(),
+            shared: Shared::new(&self.packs),
             isa: self.isa,
             simulate: self.simulate,
             threads: self.threads.clone(),

@@ -299,10 +299,10 @@ fn carry_out(
             Ok(())
         }
         Run::Multiply(p, _) => {
-            let (x, depth) = (memory.f32(step.inputs[0]), p.panels.depth);
+            let (x, panels) = (memory.f32(step.inputs[0]), &p.packed.panels);
             let out = bytemuck::cast_slice_mut::<u8, f32>(outs[0]);
-            let rows = out.len().checked_div(p.panels.columns).unwrap_or(0);
-            multiply(isa, threads, x, rows, depth, &p.panels, &p.bias, out, epilogue());
+            let rows = out.len().checked_div(panels.columns).unwrap_or(0);
+            multiply(isa, threads, x, rows, panels.depth, panels, &p.bias, out, epilogue());
             Ok(())
         }
         Run::Bound(low, high) => {

@@ -4,7 +4,7 @@ use super::constants::evaluate;
 use super::fuse::{Fused, Fusion};
 use super::integers::Integers;
 use super::layout::{Follow, Layout, follow, indifferent, reduces_positions, rename};
-use super::{Place, Plan, Product, Run, Shared, Slot, Step, concrete};
+use super::{Packed, Place, Plan, Product, Run, Shared, Slot, Step, concrete};
 use crate::dense::conv::Filter;
 use crate::dense::gemm::Mat;
 use crate::dense::geometry::Geometry;
@@ -298,14 +298,19 @@ impl<'a> Builder<'a> {
             Some(p) => p.clone(),
             None => {
                 let weight = self.evaluate(w)?;
-                let (values, shape) = (weight.to_f32(), weight.shape());
-                let mat = Mat::dense(&values, shape[0], shape[1]);
                 // `linear` has its weights transposed.
-                let mat = if *node.op() == ops::LINEAR { mat.t() } else { mat };
-                let product = Product {
-                    panels: Panels::new(self.isa, mat),
-                    bias: padded_bias(bias.as_deref(), mat.size[1]),
+                let transposed = *node.op() == ops::LINEAR;
+                let columns = weight.shape()[usize::from(!transposed)];
+                let pack = || {
+                    let values = weight.to_f32();
+                    let mat = Mat::dense(&values, weight.shape()[0], weight.shape()[1]);
+                    Panels::new(self.isa, if transposed { mat.t() } else { mat })
                 };
+                let packed = match self.program.graph.value(w).def() {
+                    Def::Const(_) => self.shared.packs.share(&weight, transposed, pack),
+                    _ => Packed::own(pack()),
+                };
+                let product = Product { packed, bias: padded_bias(bias.as_deref(), columns) };
                 weight.release();
                 self.shared.products.entry(n).or_insert(Arc::new(product)).clone()
             }

@@ -13,15 +13,16 @@ mod integer_steps;
 mod integers;
 mod layout;
 mod memory;
+mod packs;
 
 pub use bands::{Group, Turn};
 pub use constants::constant_values;
 pub use integer_steps::{IntegerStep, Layer, RowLayer};
 pub use layout::{Layout, reorder};
+pub use packs::{Packed, Packs};
 
 use crate::dense::conv::Filter;
 use crate::dense::geometry::Geometry;
-use crate::dense::panels::Panels;
 use crate::kernel::{ConcreteArg, Kernel};
 use crate::memory::Aligned;
 use crate::simd::Isa;
@@ -96,7 +97,7 @@ pub enum Run {
 /// The packed weights of a matrix product.
 #[derive(Debug)]
 pub struct Product {
-    pub(crate) panels: Panels,
+    pub(crate) packed: Arc<Packed>,
     pub(crate) bias: Aligned,
 }
 
@@ -160,6 +161,14 @@ pub struct Shared {
     layers: BTreeMap<NodeId, Arc<Layer>>,
     row_layers: BTreeMap<NodeId, Arc<RowLayer>>,
     folded: BTreeMap<ValueId, Tensor>,
+    packs: Packs,
+}
+
+impl Shared {
+    /// Nothing yet; weights that other sessions have packed are in `packs`.
+    pub fn new(packs: &Packs) -> Shared {
+        Shared { packs: packs.clone(), ..Shared::default() }
+    }
 }
 
 impl Plan {
