@@ -7,7 +7,7 @@ use super::panels::{Panels, padded_bias};
 use super::winograd::{self, Winograd};
 use crate::memory::{Aligned, Scratch};
 use crate::parallel::Threads;
-use crate::simd::{DepthwiseRow, Floats, Isa, OUTSIDE, Seen, depthwise_row};
+use crate::simd::{DepthwiseRow, Floats, Isa, OUTSIDE, Seen, WIDEST, depthwise_row};
 use lowbit_core::Tensor;
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -17,6 +17,12 @@ const LONGEST: usize = 4096;
 
 /// Images of at most this many channels are copied with their side borders, so that a filter row is one piece.
 const FEW_CHANNELS: usize = 16;
+
+/// Bytes of the first-level cache for lines that the rows of a depthwise convolution share.
+const SHARED: usize = 20 * 1024;
+
+/// Channels of a pixel that are at least to be read together: with fewer, memory comes in pieces that are too small.
+const TOGETHER: usize = 96;
 
 /// The packed weights of a convolution; of the image's size they depend only on whether [`Filter::transforms`] it.
 #[derive(Debug)]
@@ -170,34 +176,41 @@ fn depthwise<const SEE: bool>(
 ) {
     let [kd, kh, kw] = g.kernel;
     let line = g.input[2] * g.in_channels;
+    // Of short lines, some channels after the others: what a row reads of these is still in the first-level cache for the next row.
+    let together = SHARED / size_of::<f32>() / (kd * kh * g.input[2]) / WIDEST * WIDEST;
+    let step = if together < TOGETHER { g.in_channels } else { together };
     let mut rows = vec![None; kd * kh];
     let mut seen = Seen::NOTHING;
-    for (i, out) in out.chunks_exact_mut(g.output[2] * g.out_channels).enumerate() {
-        let residual = epilogue.residual.map(|r| &r[i * out.len()..][..out.len()]);
-        let i = first / g.output[2] + i;
-        let (z, y) = (i / g.output[1], i % g.output[1]);
-        for (t, row) in rows.iter_mut().enumerate() {
-            let source = g.source(0, z, t / kh).zip(g.source(1, y, t % kh));
-            *row = source.map(|(z, y)| place(z * g.input[1] + y, x.len() / line) * line);
+    for channel in (0..g.in_channels).step_by(step) {
+        for (i, out) in out.chunks_exact_mut(g.output[2] * g.out_channels).enumerate() {
+            let residual = epilogue.residual.map(|r| &r[i * out.len()..][..out.len()]);
+            let i = first / g.output[2] + i;
+            let (z, y) = (i / g.output[1], i % g.output[1]);
+            for (t, row) in rows.iter_mut().enumerate() {
+                let source = g.source(0, z, t / kh).zip(g.source(1, y, t % kh));
+                *row = source.map(|(z, y)| place(z * g.input[1] + y, x.len() / line) * line);
+            }
+            // The lines behind those of this row: the next row reads as many as it lies below.
+            let below = rows.iter().flatten().max().map_or(x.len(), |&last| (last + line).min(x.len()));
+            let next = &x[below..x.len().min(below + g.stride[1] * line)];
+            let row = DepthwiseRow {
+                x,
+                rows: &rows,
+                next: if step < g.in_channels { &[] } else { next },
+                channels: g.in_channels,
+                some: channel..g.in_channels.min(channel + step),
+                width: g.input[2],
+                kernel: kw,
+                stride: g.stride[2],
+                dilation: g.dilation[2],
+                padding: g.padding[2] as usize,
+                weights: weights.f32(),
+                bias: bias.f32(),
+                padded,
+                finish: Floats::<SEE> { out, residual, clamp: epilogue.clamp, seen: &mut seen },
+            };
+            depthwise_row(isa, row);
         }
-        // The lines behind those of this row: the next row reads as many as it lies below.
-        let below = rows.iter().flatten().max().map_or(x.len(), |&last| (last + line).min(x.len()));
-        let row = DepthwiseRow {
-            x,
-            rows: &rows,
-            next: &x[below..x.len().min(below + g.stride[1] * line)],
-            channels: g.in_channels,
-            width: g.input[2],
-            kernel: kw,
-            stride: g.stride[2],
-            dilation: g.dilation[2],
-            padding: g.padding[2] as usize,
-            weights: weights.f32(),
-            bias: bias.f32(),
-            padded,
-            finish: Floats::<SEE> { out, residual, clamp: epilogue.clamp, seen: &mut seen },
-        };
-        depthwise_row(isa, row);
     }
     if let Some(watch) = epilogue.watch {
         watch.add(&seen);
@@ -405,6 +418,8 @@ mod tests {
             (1, 6, 6, 6, [3, 5, 6], [3, 3, 3], 1, 1, 1),
             (1, 4, 4, 8, [1, 1, 12], [1, 1, 4], 1, 2, 3),
             (1, 1, 2, 3, [4, 5, 6], [2, 3, 2], 1, 1, 1),
+            (1, 200, 200, 200, [1, 5, 6], [1, 3, 3], 1, 1, 1),
+            (1, 203, 203, 203, [1, 7, 7], [1, 3, 3], 2, 1, 1),
         ];
         for &(batch, groups, ic, oc, input, kernel, stride, dilation, padding) in cases {
             let one = |d: usize, v: usize| {

@@ -155,6 +155,7 @@ fn depthwise(
             rows,
             next: &[],
             channels: g.in_channels,
+            some: 0..g.in_channels,
             width: line / g.in_channels,
             kernel: g.kernel[2],
             stride: g.stride[2],

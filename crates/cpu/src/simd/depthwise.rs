@@ -2,7 +2,8 @@
 
 use super::finish::Finish;
 use super::vector::{Portable, Vector};
-use super::{Isa, Kind, ZEROS, fetch, shares};
+use super::{Isa, Kind, WIDEST, ZEROS, fetch, shares};
+use std::ops::Range;
 
 /// One row of the result. Each output element sums over the filter's rows, then columns, starting from the bias.
 #[derive(Debug)]
@@ -13,8 +14,9 @@ pub(crate) struct DepthwiseRow<'a, F> {
     pub rows: &'a [Option<usize>],
     /// What is read next, to be fetched meanwhile.
     pub next: &'a [f32],
-    /// Channels.
+    /// Channels, and those that are computed: whole pairs of registers, unless they are the last.
     pub channels: usize,
+    pub some: Range<usize>,
     /// Width of the image and of the filter; stride, dilation and padding along the row.
     pub width: usize,
     pub kernel: usize,
@@ -40,6 +42,7 @@ pub(crate) fn depthwise_row<F: Finish>(isa: Isa, mut r: DepthwiseRow<'_, F>) {
     assert!(r.rows.iter().flatten().all(|&o| o + line <= r.x.len()));
     assert!(r.padded >= r.channels && r.padded.is_multiple_of(16) && r.bias.len() >= r.padded);
     assert!(r.weights.len() >= r.rows.len() * r.kernel * r.padded);
+    assert!(r.some.end == r.channels || r.some.end < r.channels && r.some.len().is_multiple_of(WIDEST));
     assert!(r.finish.takes(r.padded));
     // SAFETY: an `Isa` exists only where its features were detected; the checks above are what `run` asks for.
     unsafe {
@@ -119,18 +122,18 @@ unsafe fn squares<V: Vector, F: Finish, const K: usize, const STRIDE: usize>(
                 }
             }
         }
-        let mut channel = 0;
+        let Range { start: mut channel, end } = r.some;
         // SAFETY: pixels are inside, or zeros for all channels; registers are loaded whole only where all their channels are there.
         unsafe {
-            while channel + 2 * V::LANES <= r.channels {
+            while channel + 2 * V::LANES <= end {
                 four::<V, F, K, STRIDE, 2, true>(r, &pixels, channel, o);
                 channel += 2 * V::LANES;
             }
-            if channel + V::LANES <= r.channels {
+            if channel + V::LANES <= end {
                 four::<V, F, K, STRIDE, 1, true>(r, &pixels, channel, o);
                 channel += V::LANES;
             }
-            if channel < r.channels {
+            if channel < end {
                 four::<V, F, K, STRIDE, 1, false>(r, &pixels, channel, o);
             }
         }
@@ -227,9 +230,9 @@ unsafe fn channels<V: Vector, F: Finish, const P: usize>(
     o: usize,
     within: bool,
 ) {
-    let mut channel = 0;
-    while channel < r.channels {
-        let left = r.channels - channel;
+    let Range { start: mut channel, end } = r.some;
+    while channel < end {
+        let left = end - channel;
         // SAFETY: `channel` is inside; registers are loaded and stored whole only where all their channels are there; see
         // `run` for pixels.
         unsafe {
