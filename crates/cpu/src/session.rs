@@ -135,8 +135,8 @@ impl CpuSession {
     fn prepare(&mut self, bindings: &Bindings) -> Result<(), RunError> {
         if !self.plans.contains_key(bindings) {
             let (program, shared) = (&self.program, &mut self.shared);
-            let plan =
-                Plan::new(program, bindings, &self.watch, &self.constant, shared, self.isa, self.simulate)?;
+            let (watch, constant, alone) = (&self.watch, &self.constant, self.threads.count() == 1);
+            let plan = Plan::new(program, bindings, watch, constant, shared, self.isa, self.simulate, alone)?;
             self.plans.insert(bindings.clone(), Arc::new(plan));
         }
         self.arena.grow(self.plans[bindings].arena);
@@ -155,15 +155,16 @@ impl Session for CpuSession {
         if count < 2 || self.program.mutations().next().is_some() {
             return vec![];
         }
-        let one = |threads| CpuSession {
+        let one = |threads: Threads| CpuSession {
             program: self.program.clone(),
             state: self.state.clone(),
             watch: self.watch.clone(),
             constant: self.constant.clone(),
             isa: self.isa,
             simulate: self.simulate,
+            // Steps that no threads share are planned otherwise.
+            plans: if threads.count() > 1 { self.plans.clone() } else { BTreeMap::new() },
             threads,
-            plans: self.plans.clone(),
             shared: self.shared.clone(),
             arena: Aligned::default(),
             profile: None,

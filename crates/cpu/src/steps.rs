@@ -56,17 +56,12 @@ impl Running<'_> {
         let since = |begin: Option<Instant>| begin.map_or(Duration::ZERO, |begin| begin.elapsed());
         let mut doing: Vec<Doing<'_>> = steps.iter().map(Doing::new).collect();
         for turn in &group.turns {
-            // Threads share whole steps: of some rows there is little to share.
-            if self.threads.count() > 1 {
-                break;
-            }
             let (doing, begin) = (&mut doing[turn.step], now());
             self.carry_out(doing.step, Some(turn), doing.step.clamp(), doing.watch.as_ref(), arena)?;
             doing.time += since(begin);
         }
         // Extremes that were not found by turns are looked for in whole results.
-        let by_turns =
-            !group.turns.is_empty() && self.threads.count() == 1 && doing.iter_mut().all(Doing::finds);
+        let by_turns = !group.turns.is_empty() && doing.iter_mut().all(Doing::finds);
         for (at, doing) in doing.iter_mut().enumerate() {
             if !by_turns {
                 let begin = now();

@@ -36,18 +36,19 @@ pub struct Turn {
     pub elements: Range<usize>,
 }
 
-/// All steps of a plan, in groups.
-pub fn groups(plan: &Plan, watch: &Watchlist) -> Vec<Group> {
+/// All steps of a plan, in groups; of one each unless they may take `turns`. Threads share whole steps: of some rows there is little to
+/// share.
+pub fn groups(plan: &Plan, watch: &Watchlist, turns: bool) -> Vec<Group> {
     let last = plan.last_steps();
     let mut groups = vec![];
     let mut first = 0;
     while first < plan.steps.len() {
         let mut end = first + 1;
-        while end < plan.steps.len() && joins(plan, watch, &last, first..end) {
+        while turns && end < plan.steps.len() && joins(plan, watch, &last, first..end) {
             end += 1;
         }
         let geometries: Option<Vec<&Geometry>> = plan.steps[first..end].iter().map(by_rows).collect();
-        groups.push(Group { steps: first..end, turns: geometries.map_or(vec![], |g| turns(&g)) });
+        groups.push(Group { steps: first..end, turns: geometries.map_or(vec![], |g| turns_of(&g)) });
         first = end;
     }
     groups
@@ -80,7 +81,7 @@ fn joins(plan: &Plan, watch: &Watchlist, last: &[usize], steps: Range<usize>) ->
 }
 
 /// The turns of convolutions, each of which reads the result of the one before.
-fn turns(geometries: &[&Geometry]) -> Vec<Turn> {
+fn turns_of(geometries: &[&Geometry]) -> Vec<Turn> {
     let &[first, _, ..] = geometries else { return vec![] };
     let row = |g: &Geometry| g.output[2] * g.out_channels;
     let largest =
@@ -178,7 +179,7 @@ mod tests {
                 });
             }
             let all: Vec<&Geometry> = geometries.iter().collect();
-            let turns = turns(&all);
+            let turns = turns_of(&all);
             // Which image's row lies where, by step.
             let mut lines: Vec<BTreeMap<usize, (usize, usize)>> = vec![BTreeMap::new(); all.len()];
             let mut made = vec![0; all.len()];

@@ -174,7 +174,7 @@ impl Shared {
 impl Plan {
     /// Plans `program` for symbols of these values. `watch` values are shown to the probe, so they are all made.
     /// `constant` is [`constant_values`] of the program. With `simulate`, quantize and dequantize nodes and what is between
-    /// them run as the program has them, in floating point.
+    /// them run as the program has them, in floating point. `alone`: no threads share steps, so that these may take turns.
     ///
     /// # Errors
     /// When an operator has no kernel, or a shape cannot be resolved.
@@ -186,11 +186,12 @@ impl Plan {
         shared: &mut Shared,
         isa: Isa,
         simulate: bool,
+        alone: bool,
     ) -> Result<Plan, RunError> {
         let builder = build::Builder::new(program, bindings, watch, constant, shared, isa)?;
         let mut plan = builder.finish(simulate)?;
         in_place::bound(program, &mut plan);
-        plan.groups = bands::groups(&plan, watch);
+        plan.groups = bands::groups(&plan, watch, alone);
         memory::assign(&mut plan);
         Ok(plan)
     }
