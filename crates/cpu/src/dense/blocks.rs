@@ -12,6 +12,9 @@ use std::ops::Range;
 /// Bytes of the rows whose tiles pass by a block: most of a second-level cache.
 const ROWS: usize = 384 * 1024;
 
+/// Bytes of panels that stay in a second-level cache while rows pass by them.
+const STAYS: usize = 512 * 1024;
+
 /// How many tiles these are, at least and at most. With fewer, all panels come from far away too often.
 const TILES: [usize; 2] = [16, 48];
 
@@ -60,10 +63,11 @@ pub(super) fn blocks(bytes: usize, pieces: usize, depth: usize, width: usize) ->
     (0..pieces).flat_map(parts).collect()
 }
 
-/// Whether threads should share the panels rather than the rows: of few rows each part would read all panels, and these are
-/// most of what is read.
-pub(super) fn shares_columns(isa: Isa, threads: &Threads, rows: usize) -> bool {
-    threads.count() > 1 && rows < 8 * isa.rows() * threads.count()
+/// Whether threads should share the panels rather than the rows: where there are no tiles for all of them, and of few rows, as each part
+/// would read all panels, unless these stay in a second-level cache.
+pub(super) fn shares_columns(isa: Isa, threads: &Threads, rows: usize, panels: &Panels) -> bool {
+    let each = rows.div_ceil(threads.count());
+    threads.count() > 1 && (each < isa.rows() || each < 8 * isa.rows() && panels.bytes() > STAYS)
 }
 
 /// The [`product`] of few rows with all panels, which threads share.
@@ -100,15 +104,23 @@ pub(super) fn product_by_columns(
         },
     );
     let (low, high) = epilogue.clamp;
-    for (some, part_columns, sums) in &parts {
-        for (row, sums) in sums.chunks_exact(*part_columns).enumerate() {
-            let at = row * columns + some.start * width;
-            for (i, &sum) in sums.iter().enumerate() {
-                let sum = epilogue.residual.map_or(sum, |r| sum + r[at + i]);
-                out[at + i] = clamp_nan(sum, low, high);
+    let some_rows = count.div_ceil(threads.count()).max(1);
+    threads.for_each(
+        out.chunks_mut((some_rows * columns).max(1)).enumerate(),
+        || (),
+        |(), (i, out)| {
+            for (some, part_columns, sums) in &parts {
+                let sums = sums.chunks_exact(*part_columns).skip(i * some_rows);
+                for (row, (out, sums)) in out.chunks_exact_mut(columns).zip(sums).enumerate() {
+                    let residual =
+                        epilogue.residual.map(|r| &r[(i * some_rows + row) * columns + some.start * width..]);
+                    for (k, (out, &sum)) in out[some.start * width..].iter_mut().zip(sums).enumerate() {
+                        *out = clamp_nan(residual.map_or(sum, |r| sum + r[k]), low, high);
+                    }
+                }
             }
-        }
-    }
+        },
+    );
 }
 
 /// `out[row · stride + first + column]` becomes the product of every row with some panels, plus bias, and the epilogue.

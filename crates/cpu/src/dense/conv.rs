@@ -317,7 +317,7 @@ fn dense(
         depth: groups[group].depth / taps,
         places,
     };
-    if g.groups == 1 && shares_columns(isa, threads, positions) {
+    if g.groups == 1 && shares_columns(isa, threads, positions, &groups[0]) {
         product_by_columns(isa, threads, rows(0, 0), &groups[0], bias[0].f32(), out, epilogue);
         return;
     }

@@ -92,7 +92,7 @@ pub(crate) fn multiply(
 ) {
     let columns = panels.columns;
     let rows = |first| Rows { x, first, pieces: 1, depth: panels.depth, places: Places::Apart(stride) };
-    if shares_columns(isa, threads, m) {
+    if shares_columns(isa, threads, m, panels) {
         let rows = rows(0);
         product_by_columns(isa, threads, rows, panels, bias.f32(), &mut out[..m * columns], epilogue);
         return;

@@ -22,13 +22,13 @@ impl Panels {
     /// Packs a matrix that stays.
     pub fn new(isa: Isa, b: Mat<'_>) -> Panels {
         let mut panels = Panels::empty(isa);
-        panels.data = Aligned::lasting(panels.bytes(b.size));
+        panels.data = Aligned::lasting(panels.room(b.size));
         panels.pack(b);
         panels
     }
 
     /// How many bytes a matrix of `[depth, columns]` takes.
-    fn bytes(&self, [depth, columns]: [usize; 2]) -> usize {
+    fn room(&self, [depth, columns]: [usize; 2]) -> usize {
         columns.div_ceil(self.width) * depth * self.width * size_of::<f32>()
     }
 
@@ -37,7 +37,7 @@ impl Panels {
         let ([depth, columns], [row, col]) = (b.size, b.strides);
         let width = self.width;
         (self.depth, self.columns) = (depth, columns);
-        self.data.grow(self.bytes(b.size));
+        self.data.grow(self.room(b.size));
         for (p, panel) in self.data.f32_mut().chunks_exact_mut((depth * width).max(1)).enumerate() {
             let first = p * width;
             if first >= columns {
@@ -77,6 +77,11 @@ impl Panels {
             }
         }
         Panels::new(isa, Mat::dense(&reordered, depth, columns))
+    }
+
+    /// How many bytes the panels take.
+    pub fn bytes(&self) -> usize {
+        self.room([self.depth, self.columns])
     }
 
     /// How many panels there are.
