@@ -5,14 +5,14 @@ use crate::dense::gemm::multiply;
 use crate::dense::groups::{self, QuantizedRows};
 use crate::dense::integer;
 use crate::dense::strips::Quantized;
-use crate::dense::{Epilogue, Watch};
+use crate::dense::{Epilogue, UNBOUNDED, Watch};
 use crate::kernel::{Kernel, KernelCall, KernelError, TensorMut, TensorRef};
 use crate::math::clamp_nan;
 use crate::memory::{Aligned, Rest, nothing, take_out};
 use crate::parallel::Threads;
-use crate::plan::{Group, IntegerStep, Layer, Layout, Place, Plan, Run, Step, Turn, UNBOUNDED, reorder};
+use crate::plan::{Group, IntegerStep, Layer, Layout, Place, Plan, Run, Step, Turn, reorder};
 use crate::profile::Profile;
-use crate::simd::Isa;
+use crate::simd::{Isa, Stages};
 use bytes::Bytes;
 use lowbit_core::dtype::DType;
 use lowbit_core::executor::{Probe, RunError, Watched};
@@ -57,7 +57,7 @@ impl Running<'_> {
         let mut doing: Vec<Doing<'_>> = steps.iter().map(Doing::new).collect();
         for turn in &group.turns {
             let (doing, begin) = (&mut doing[turn.step], now());
-            self.carry_out(doing.step, Some(turn), doing.step.clamp(), doing.watch.as_ref(), arena)?;
+            self.carry_out(doing.step, Some(turn), doing.whole(), arena)?;
             doing.time += since(begin);
         }
         // Extremes that were not found by turns are looked for in whole results.
@@ -66,7 +66,7 @@ impl Running<'_> {
             if !by_turns {
                 let begin = now();
                 *doing = Doing { time: doing.time, ..Doing::new(doing.step) };
-                self.carry_out(doing.step, None, doing.step.clamp(), doing.watch.as_ref(), arena)?;
+                self.carry_out(doing.step, None, doing.whole(), arena)?;
                 doing.finds();
                 doing.time += since(begin);
             }
@@ -105,15 +105,13 @@ impl Running<'_> {
         &self,
         step: &Step,
         turn: Option<&Turn>,
-        clamp: (f32, f32),
-        watch: Option<&Watch>,
+        ending: Ending<'_>,
         arena: &mut Aligned,
     ) -> Result<(), RunError> {
         // Outputs are taken out, so that inputs can be borrowed beside them; a step never reads what it writes.
         let (mut outs, rest) = take_out(arena.bytes_mut(), &self.outputs(step, turn));
         let memory = self.memory(&rest);
-        let done =
-            carry_out(self.threads, step, turn, self.program, memory, &mut outs, self.isa, clamp, watch);
+        let done = carry_out(self.threads, step, turn, self.program, memory, &mut outs, self.isa, ending);
         done.map_err(|e| RunError::node(self.program, step.node, e.0))
     }
 
@@ -125,64 +123,115 @@ impl Running<'_> {
         arena: &mut Aligned,
         probe: &mut Probe<'_>,
     ) -> Result<(), RunError> {
-        let (step, clamp) = (doing.step, doing.step.clamp());
-        let extremes = |extremes| {
-            let view = view(DType::F32, &[0], Layout::Contiguous, nothing());
-            Watched { view, extremes }
-        };
-        if let (Some(v), &[out]) = (step.unbounded, &step.outputs[..]) {
-            if doing.found.is_some() {
-                probe(v, extremes(doing.found));
-            } else {
-                // What is not finite has to be counted, and what has one sign looked at, before it is bounded.
-                self.carry_out(step, None, UNBOUNDED, None, arena)?;
-                self.memory(&Rest::all(arena.bytes())).show(v, out, None, probe);
-                let (outs, _) = take_out(arena.bytes_mut(), &self.outputs(step, None));
-                outs.into_iter().for_each(|out| bound(self.threads, self.isa, clamp, out));
-            }
-        }
+        self.show_passed(doing, arena, probe)?;
         let arena = Rest::all(arena.bytes());
         let memory = self.memory(&arena);
-        for &(v, slot) in &step.watched {
-            let same = step.outputs.first().is_some_and(|&out| self.plan.same(slot, out));
+        for &(v, slot) in &doing.step.watched {
+            let same = doing.step.outputs.first().is_some_and(|&out| self.plan.same(slot, out));
             match (doing.bounded(), whole) {
-                (known @ Some(_), false) => probe(v, extremes(known)),
+                (Some(known), false) => probe(v, only(known)),
                 (known, _) => memory.show(v, slot, known.filter(|_| same), probe),
             }
         }
         Ok(())
     }
+
+    /// Shows what the step passed on the way.
+    fn show_passed(
+        &self,
+        doing: &Doing<'_>,
+        arena: &mut Aligned,
+        probe: &mut Probe<'_>,
+    ) -> Result<(), RunError> {
+        let (step, Stages { sums, results }) = (doing.step, doing.step.passed);
+        for (v, found) in [(sums, doing.found.sums), (results, doing.found.results)] {
+            if let (Some(v), Some(found)) = (v, found) {
+                probe(v, only(found));
+            }
+        }
+        let missing = doing.missing();
+        let &[out] = &step.outputs[..] else { return Ok(()) };
+        if missing == Stages::default() {
+            return Ok(());
+        }
+        // What is not finite has to be counted, and what has one sign looked at, before something is added to it, or it is bounded.
+        let mut again = |added: bool, v: Option<ValueId>| {
+            self.carry_out(step, None, Ending { added, clamp: UNBOUNDED, watch: None }, arena)?;
+            if let Some(v) = v {
+                self.memory(&Rest::all(arena.bytes())).show(v, out, None, probe);
+            }
+            Ok::<(), RunError>(())
+        };
+        if missing.sums.is_some() {
+            again(false, missing.sums)?;
+        }
+        again(true, missing.results)?;
+        let (outs, _) = take_out(arena.bytes_mut(), &self.outputs(step, None));
+        outs.into_iter().for_each(|out| bound(self.threads, self.isa, step.clamp(), out));
+        Ok(())
+    }
+}
+
+/// Extremes without elements.
+fn only<'a>(extremes: Extremes) -> Watched<'a> {
+    Watched { view: view(DType::F32, &[0], Layout::Contiguous, nothing()), extremes: Some(extremes) }
 }
 
 /// A step that is being carried out.
 struct Doing<'a> {
     step: &'a Step,
-    /// Where extremes go, of what the step bounds.
+    /// Where extremes go.
     watch: Option<Watch>,
     /// What they are.
-    found: Option<Extremes>,
+    found: Stages<Option<Extremes>>,
     /// Spent so far.
     time: Duration,
 }
 
 impl<'a> Doing<'a> {
     fn new(step: &'a Step) -> Self {
-        let watch = (!step.watched.is_empty() || step.unbounded.is_some()).then(Watch::default);
-        Doing { step, watch, found: None, time: Duration::ZERO }
+        let watched = !step.watched.is_empty() || step.passed != Stages::default();
+        let watch = watched.then(Watch::default);
+        Doing { step, watch, found: Stages::default(), time: Duration::ZERO }
+    }
+
+    /// All of the step.
+    fn whole(&self) -> Ending<'_> {
+        Ending { added: true, clamp: self.step.clamp(), watch: self.watch.as_ref() }
     }
 
     /// Whether all that is watched was found on the way, once the step is done.
     fn finds(&mut self) -> bool {
         let Some(watch) = self.watch.take() else { return true };
-        self.found = watch.found();
-        self.bounded().is_some()
+        self.found = watch.extremes();
+        self.missing() == Stages::default() && self.bounded().is_some()
+    }
+
+    /// What is watched on the way, but its extremes were not found.
+    fn missing(&self) -> Stages<Option<ValueId>> {
+        let Stages { sums, results } = self.step.passed;
+        Stages {
+            sums: sums.filter(|_| self.found.sums.is_none()),
+            results: results.filter(|_| self.found.results.is_none()),
+        }
     }
 
     /// The extremes of the result.
     fn bounded(&self) -> Option<Extremes> {
         let (low, high) = self.step.clamp();
-        self.found.and_then(|found| found.bounded(low, high))
+        self.found.results.and_then(|found| found.bounded(low, high))
     }
+}
+
+/// What becomes of a step's sums.
+#[derive(Copy, Clone)]
+struct Ending<'a> {
+    /// Whether the residual is added.
+    added: bool,
+    /// Bounds.
+    clamp: (f32, f32),
+    /// Where extremes go, if the step finds them on the way.
+    watch: Option<&'a Watch>,
 }
 
 /// A tensor over bytes that a view borrows, in the order that the program has its dimensions.
@@ -258,8 +307,7 @@ impl<'a> Memory<'a> {
     }
 }
 
-/// Carries out one step, or its turn; what it writes has been taken out of `memory`. The extremes of what it bounds by `clamp` go to
-/// `watch`, if the step finds them on the way.
+/// Carries out one step, or its turn; what it writes has been taken out of `memory`.
 fn carry_out(
     threads: &Threads,
     step: &Step,
@@ -268,11 +316,11 @@ fn carry_out(
     memory: Memory<'_>,
     outs: &mut [&mut [u8]],
     isa: Isa,
-    clamp: (f32, f32),
-    watch: Option<&Watch>,
+    ending: Ending<'_>,
 ) -> Result<(), KernelError> {
     let plan = memory.plan;
-    let residual = || step.inputs.get(1).map(|&r| memory.f32(r));
+    let Ending { added, clamp, watch } = ending;
+    let residual = || step.inputs.get(1).filter(|_| added).map(|&r| memory.f32(r));
     let epilogue = || Epilogue { residual: residual(), clamp, watch };
     match &step.run {
         Run::Nothing => Ok(()),

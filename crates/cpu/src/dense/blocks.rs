@@ -2,11 +2,12 @@
 //! the second) while all tiles of some rows pass by it, these rows in the second while all panels do. Meanwhile the next block is
 //! fetched. Partial sums wait in the result, so every element sums in the order of its row.
 
-use super::Epilogue;
 use super::panels::Panels;
+use super::{Epilogue, UNBOUNDED, Watch};
 use crate::math::clamp_nan;
 use crate::parallel::Threads;
-use crate::simd::{Floats, Isa, Lines, Seen, Strip, Tiles, strip};
+use crate::simd::{Floats, GreatestBits, Isa, Lines, Seen, Stages, Strip, Tiles, strip};
+use lowbit_core::quant::observer::extremes;
 use std::ops::Range;
 
 /// Bytes of the rows whose tiles pass by a block: most of a second-level cache.
@@ -88,12 +89,8 @@ pub(super) fn product_by_columns(
         let columns = columns.min(some.end * width) - from * width;
         (some, columns, vec![0f32; count * columns])
     };
-    // Sums are watched as they are, unless something is added to them here.
-    let watch = epilogue.watch.filter(|_| epilogue.residual.is_none());
-    let inner = Epilogue { watch, ..Epilogue::NONE };
-    if watch.is_none() {
-        epilogue.watch.inspect(|watch| watch.skip());
-    }
+    let sums = Watch::default();
+    let inner = Epilogue { watch: epilogue.watch.map(|_| &sums), ..Epilogue::NONE };
     let mut parts: Vec<(Range<usize>, usize, Vec<f32>)> =
         (0..panels.count()).step_by(step).map(part).collect();
     threads.for_each(
@@ -115,12 +112,32 @@ pub(super) fn product_by_columns(
                     let residual =
                         epilogue.residual.map(|r| &r[(i * some_rows + row) * columns + some.start * width..]);
                     for (k, (out, &sum)) in out[some.start * width..].iter_mut().zip(sums).enumerate() {
-                        *out = clamp_nan(residual.map_or(sum, |r| sum + r[k]), low, high);
+                        *out = residual.map_or(sum, |r| sum + r[k]);
                     }
                 }
             }
+            isa.vectorize(
+                #[inline(always)]
+                || {
+                    if let (Some(watch), Some(_)) = (epilogue.watch, epilogue.residual) {
+                        let results = GreatestBits::of(extremes(out));
+                        watch.add(Stages { results, ..Stages::default() });
+                    }
+                    if epilogue.clamp != UNBOUNDED {
+                        out.iter_mut().for_each(|x| *x = clamp_nan(*x, low, high));
+                    }
+                },
+            );
         },
     );
+    if let Some(watch) = epilogue.watch {
+        // Nothing was added to these.
+        let sums = sums.seen().results;
+        watch.add(match epilogue.residual {
+            Some(_) => Stages { sums, ..Stages::default() },
+            None => Stages { results: sums, ..Stages::default() },
+        });
+    }
 }
 
 /// `out[row · stride + first + column]` becomes the product of every row with some panels, plus bias, and the epilogue.
@@ -196,6 +213,6 @@ pub(super) fn product(
         }
     }
     if let Some(watch) = epilogue.watch {
-        watch.add(&seen);
+        watch.add(seen.bits());
     }
 }

@@ -14,9 +14,12 @@ pub(crate) mod rescale;
 pub(crate) mod strips;
 mod winograd;
 
-use crate::simd::Seen;
+use crate::simd::{GreatestBits, Stages};
 use lowbit_core::quant::observer::Extremes;
 use std::sync::{Mutex, PoisonError};
+
+/// No bounds.
+pub(crate) const UNBOUNDED: (f32, f32) = (f32::NEG_INFINITY, f32::INFINITY);
 
 /// What happens to each sum before it is stored: `clamp(sum + residual, low, high)`.
 #[derive(Copy, Clone, Debug)]
@@ -25,60 +28,33 @@ pub(crate) struct Epilogue<'a> {
     pub residual: Option<&'a [f32]>,
     /// Bounds; infinities for none.
     pub clamp: (f32, f32),
-    /// Where the extremes go, of what is bounded.
+    /// Where the extremes go, of the sums and of what is bounded.
     pub watch: Option<&'a Watch>,
 }
 
 impl Epilogue<'_> {
     /// The sum as it is.
-    pub const NONE: Epilogue<'static> =
-        Epilogue { residual: None, clamp: (f32::NEG_INFINITY, f32::INFINITY), watch: None };
+    pub const NONE: Epilogue<'static> = Epilogue { residual: None, clamp: UNBOUNDED, watch: None };
 }
 
-/// The extremes of a result before it is bounded, found while it is computed, in parts and by several threads.
+/// What was seen of a layer's sums and results, in parts and by several threads.
 #[derive(Debug, Default)]
-pub(crate) struct Watch(Mutex<Found>);
-
-#[derive(Debug, Default)]
-enum Found {
-    #[default]
-    Nothing,
-    All(Extremes),
-    /// Something may not be finite, or was not looked at.
-    Bad,
-}
+pub(crate) struct Watch(Mutex<Stages<GreatestBits>>);
 
 impl Watch {
     /// Adds a part.
-    pub fn add(&self, part: &Seen) {
-        self.join(part.extremes().map_or(Found::Bad, Found::All));
+    pub fn add(&self, part: Stages<GreatestBits>) {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *seen = Stages { sums: seen.sums.and(part.sums), results: seen.results.and(part.results) };
     }
 
-    /// Leaves out a part: whoever asks has to look for themselves.
-    pub fn skip(&self) {
-        self.join(Found::Bad);
+    /// All parts.
+    pub fn seen(self) -> Stages<GreatestBits> {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds all that another one has found.
-    pub fn take(&self, other: Watch) {
-        self.join(other.0.into_inner().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn join(&self, new: Found) {
-        let mut found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *found = match (new, &*found) {
-            (Found::All(new), Found::All(old)) => Found::All(old.and(new)),
-            (Found::Nothing, _) => return,
-            (new, Found::Nothing) => new,
-            _ => Found::Bad,
-        };
-    }
-
-    /// The extremes, if all parts were added, and are finite for certain.
-    pub fn found(self) -> Option<Extremes> {
-        match self.0.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Found::All(extremes) => Some(extremes),
-            Found::Nothing | Found::Bad => None,
-        }
+    /// The extremes, where they are known.
+    pub fn extremes(self) -> Stages<Option<Extremes>> {
+        self.seen().map(GreatestBits::extremes)
     }
 }

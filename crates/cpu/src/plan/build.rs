@@ -11,7 +11,7 @@ use crate::dense::geometry::Geometry;
 use crate::dense::panels::{Panels, padded_bias};
 use crate::kernel::{ConcreteArg, kernel};
 use crate::kernels::channels_last;
-use crate::simd::Isa;
+use crate::simd::{Isa, Stages};
 use lowbit_core::Tensor;
 use lowbit_core::dtype::DType;
 use lowbit_core::executor::{RunError, Watchlist};
@@ -178,7 +178,15 @@ impl<'a> Builder<'a> {
         inputs: Vec<usize>,
         outputs: Vec<usize>,
     ) {
-        self.plan.steps.push(Step { node, run, args, inputs, outputs, watched: vec![], unbounded: None });
+        self.plan.steps.push(Step {
+            node,
+            run,
+            args,
+            inputs,
+            outputs,
+            watched: vec![],
+            passed: Stages::default(),
+        });
     }
 
     /// A new slot of `v`, made by the step that follows.
@@ -291,7 +299,7 @@ impl<'a> Builder<'a> {
             }
             let out = self.make(fused.output, out_shape, Layout::ChannelsLast, Place::Nowhere);
             self.push(n, Run::Convolve(g, filter, fused.clamp), vec![], inputs, vec![out]);
-            self.unbounded(fused);
+            self.passes(fused);
             return Ok(());
         }
         let product = match self.shared.products.get(&n) {
@@ -321,14 +329,14 @@ impl<'a> Builder<'a> {
         }
         let out = self.make(fused.output, out_shape, Layout::Contiguous, Place::Nowhere);
         self.push(n, Run::Multiply(product, fused.clamp), vec![], inputs, vec![out]);
-        self.unbounded(fused);
+        self.passes(fused);
         Ok(())
     }
 
-    /// Has the last step show what it bounds, if that is watched.
-    fn unbounded(&mut self, fused: &Fused) {
+    /// Has the last step show what it passes on the way.
+    fn passes(&mut self, fused: &Fused) {
         if let Some(step) = self.plan.steps.last_mut() {
-            step.unbounded = fused.unbounded;
+            step.passed = fused.passed;
         }
     }
 

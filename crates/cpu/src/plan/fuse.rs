@@ -1,5 +1,7 @@
 //! Which operators join a convolution or product: the sums are added to and clamped before they are stored.
 
+use super::UNBOUNDED;
+use crate::simd::Stages;
 use lowbit_core::DType;
 use lowbit_core::executor::Watchlist;
 use lowbit_core::ir::{Arg, NodeId, Program, ValueId};
@@ -15,8 +17,8 @@ pub struct Fused {
     pub residual: Option<ValueId>,
     /// Bounds of the result; infinities for none.
     pub clamp: (f32, f32),
-    /// What is bounded, where only its extremes are watched.
-    pub unbounded: Option<ValueId>,
+    /// What a residual is added to, and what is bounded, where only its extremes are watched.
+    pub passed: Stages<Option<ValueId>>,
     /// What the last of them computes.
     pub output: ValueId,
 }
@@ -31,8 +33,8 @@ pub struct Fusion {
 }
 
 impl Fusion {
-    /// Groups around the nodes for which `is_root`. Nothing joins past a value whose elements are watched, and only bounds past one
-    /// whose extremes are: these are found on the way.
+    /// Groups around the nodes for which `is_root`. Nothing joins past a value whose elements are watched; extremes are found on
+    /// the way.
     pub fn new(program: &Program, watch: &Watchlist, is_root: impl Fn(NodeId) -> bool) -> Fusion {
         let g = &program.graph;
         let mut fusion = Fusion::default();
@@ -41,8 +43,8 @@ impl Fusion {
             let mut fused = Fused {
                 root,
                 residual: None,
-                clamp: (f32::NEG_INFINITY, f32::INFINITY),
-                unbounded: None,
+                clamp: UNBOUNDED,
+                passed: Stages::default(),
                 output: g.node(root).output(),
             };
             loop {
@@ -53,8 +55,8 @@ impl Fusion {
                     && g.ty(user.output()) == g.ty(v)
                     && g.ty(v).dtype == DType::F32;
                 let bounds = ops::bounds(user.op(), user.args()).filter(|_| same);
+                let watched = watch.extremes.contains(&v).then_some(v);
                 if watch.elements.contains(&v)
-                    || watch.extremes.contains(&v) && bounds.is_none()
                     || g.is_output(v)
                     || fusion.joined.contains(&only.node)
                     || fusion.groups.contains_key(&only.node)
@@ -66,18 +68,21 @@ impl Fusion {
                     let one = matches!(user.arg(2), Arg::Int(n) if n.known() == Some(1))
                         || matches!(user.arg(2), Arg::Float(x) if *x == 1.0);
                     match other {
-                        Some(o) if one && g.ty(o) == g.ty(v) => fused.residual = Some(o),
+                        Some(o) if one && g.ty(o) == g.ty(v) => {
+                            fused.residual = Some(o);
+                            fused.passed.sums = watched;
+                        }
                         _ => break,
                     }
                 } else if let Some(bounds) = bounds {
                     fused.clamp = bounds;
-                    fused.unbounded = watch.extremes.contains(&v).then_some(v);
+                    fused.passed.results = watched;
                 } else {
                     break;
                 }
                 fusion.joined.insert(last);
                 (last, fused.output) = (only.node, user.output());
-                if fused.clamp != (f32::NEG_INFINITY, f32::INFINITY) || fused.unbounded.is_some() {
+                if bounds.is_some() {
                     break;
                 }
             }

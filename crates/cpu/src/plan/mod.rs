@@ -21,11 +21,12 @@ pub use integer_steps::{IntegerStep, Layer, RowLayer};
 pub use layout::{Layout, reorder};
 pub use packs::{Packed, Packs};
 
+use crate::dense::UNBOUNDED;
 use crate::dense::conv::Filter;
 use crate::dense::geometry::Geometry;
 use crate::kernel::{ConcreteArg, Kernel};
 use crate::memory::Aligned;
-use crate::simd::Isa;
+use crate::simd::{Isa, Stages};
 use lowbit_core::Tensor;
 use lowbit_core::dtype::DType;
 use lowbit_core::executor::{RunError, Watchlist};
@@ -116,12 +117,9 @@ pub struct Step {
     pub outputs: Vec<usize>,
     /// Watched values that exist once this step has run.
     pub watched: Vec<(ValueId, usize)>,
-    /// What the step bounds, where its extremes are watched.
-    pub unbounded: Option<ValueId>,
+    /// What a residual is added to and what is bounded within the step, where the extremes are watched.
+    pub(crate) passed: Stages<Option<ValueId>>,
 }
-
-/// No bounds.
-pub const UNBOUNDED: (f32, f32) = (f32::NEG_INFINITY, f32::INFINITY);
 
 impl Step {
     /// The bounds of the result of a step that finds extremes on the way.

@@ -67,34 +67,98 @@ unsafe fn store<V: Vector>(whole: bool, x: V, to: *mut f32, left: usize) {
     unsafe { if whole { x.store(to) } else { x.store_part(to, left) } }
 }
 
-/// The extremes of what was seen, lane by lane. Aligned: what was just stored is loaded again, which takes long across two lines.
+/// Something about the sums of a layer, if a residual is added to them, and about its results before these are bounded.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stages<T> {
+    /// Before the residual is added.
+    pub sums: T,
+    /// Before they are bounded.
+    pub results: T,
+}
+
+impl<T> Stages<T> {
+    /// The same of something else.
+    pub fn map<U>(self, f: impl Fn(T) -> U) -> Stages<U> {
+        Stages { sums: f(self.sums), results: f(self.results) }
+    }
+}
+
+/// The greatest bits of some floats, as integers with and without a sign.
 ///
-/// Bits of floats are compared, as integers: then what is not finite is found on the way, and multipliers, which compare floats as
-/// well, are left to the products. With a sign, those of positive numbers have the order of these, and are above those of negative
-/// ones; without, those of negative numbers have the opposite of their order, and are above those of positive ones.
+/// With a sign, those of positive numbers have the order of these, and are above those of negative ones; without, those of negative
+/// numbers have the opposite of their order, and are above those of positive ones. What is not finite is beyond all that is.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GreatestBits {
+    signed: i32,
+    unsigned: u32,
+}
+
+/// Of nothing.
+impl Default for GreatestBits {
+    fn default() -> Self {
+        GreatestBits { signed: i32::MIN, unsigned: 0 }
+    }
+}
+
+impl GreatestBits {
+    /// Of both.
+    pub fn and(self, other: GreatestBits) -> GreatestBits {
+        GreatestBits { signed: self.signed.max(other.signed), unsigned: self.unsigned.max(other.unsigned) }
+    }
+
+    /// Of elements that have these extremes.
+    pub fn of(extremes: Extremes) -> GreatestBits {
+        let one = |x: f32| GreatestBits { signed: x.to_bits() as i32, unsigned: x.to_bits() };
+        match extremes.range {
+            _ if extremes.not_finite > 0 => one(f32::NAN),
+            Some((least, greatest)) => one(least).and(one(greatest)),
+            None => GreatestBits::default(),
+        }
+    }
+
+    /// The extremes, if all was finite, and on both sides of zero.
+    pub fn extremes(self) -> Option<Extremes> {
+        let (least, greatest) = (f32::from_bits(self.unsigned), f32::from_bits(self.signed as u32));
+        let known = self.signed >= 0 && least.is_sign_negative() && least.is_finite() && greatest.is_finite();
+        known.then(|| Extremes::of(least, greatest))
+    }
+}
+
+/// What was seen, lane by lane.
+pub(crate) type Seen = Stages<Lanes>;
+
+impl Seen {
+    /// Of nothing.
+    pub const NOTHING: Seen = Stages { sums: Lanes::NOTHING, results: Lanes::NOTHING };
+
+    /// Of all lanes.
+    pub fn bits(&self) -> Stages<GreatestBits> {
+        Stages { sums: self.sums.bits(), results: self.results.bits() }
+    }
+}
+
+/// The greatest bits, as floats. Aligned: what was just stored is loaded again, which takes long across two lines.
+///
+/// Multipliers, which compare floats as well, are left to the products.
 #[derive(Debug)]
 #[repr(align(64))]
-pub(crate) struct Seen {
-    /// The greatest bits with a sign, as floats.
-    greatest: [f32; LANES],
-    /// The greatest bits without a sign.
-    least: [f32; LANES],
+pub(crate) struct Lanes {
+    /// With a sign.
+    signed: [f32; LANES],
+    /// Without.
+    unsigned: [f32; LANES],
 }
 
 /// Lanes of the longest registers, two of them side by side.
 const LANES: usize = 32;
 
-impl Seen {
-    /// Of nothing.
-    pub const NOTHING: Seen = Seen { greatest: [-0.0; LANES], least: [0.0; LANES] };
+impl Lanes {
+    const NOTHING: Lanes = Lanes { signed: [-0.0; LANES], unsigned: [0.0; LANES] };
 
-    /// The extremes, if all was finite, and on both sides of zero.
-    pub fn extremes(&self) -> Option<Extremes> {
-        let signed = self.greatest.iter().map(|x| x.to_bits() as i32).max()?;
-        let unsigned = self.least.iter().map(|x| x.to_bits()).max()?;
-        let (least, greatest) = (f32::from_bits(unsigned), f32::from_bits(signed as u32));
-        let known = signed >= 0 && least.is_sign_negative() && least.is_finite() && greatest.is_finite();
-        known.then(|| Extremes::of(least, greatest))
+    fn bits(&self) -> GreatestBits {
+        let signed = self.signed.iter().map(|x| x.to_bits() as i32).fold(i32::MIN, i32::max);
+        let unsigned = self.unsigned.iter().map(|x| x.to_bits()).fold(0, u32::max);
+        GreatestBits { signed, unsigned }
     }
 
     /// Sees rows of registers; of the last of each row all lanes if they are `WHOLE`, and the first `left` otherwise.
@@ -129,22 +193,22 @@ impl Seen {
         // SAFETY: the caller's.
         unsafe {
             // Among themselves first: the next rows wait for what is in the lists only.
-            let (mut greatest, mut least) = (rows[0][from], rows[0][from]);
+            let (mut signed, mut unsigned) = (rows[0][from], rows[0][from]);
             written_out!(m < M, {
                 for n in from..to {
-                    greatest = rows[m][n].greater_bits(greatest);
-                    least = rows[m][n].greater_bits_unsigned(least);
+                    signed = rows[m][n].greater_bits(signed);
+                    unsigned = rows[m][n].greater_bits_unsigned(unsigned);
                 }
             });
             // What is not stored is not seen.
-            let [g, l] = [&mut self.greatest, &mut self.least].map(|x| x.as_mut_ptr());
-            store(WHOLE, greatest.greater_bits(load(WHOLE, g, left)), g, left);
-            store(WHOLE, least.greater_bits_unsigned(load(WHOLE, l, left)), l, left);
+            let [s, u] = [&mut self.signed, &mut self.unsigned].map(|x| x.as_mut_ptr());
+            store(WHOLE, signed.greater_bits(load(WHOLE, s, left)), s, left);
+            store(WHOLE, unsigned.greater_bits_unsigned(load(WHOLE, u, left)), u, left);
         }
     }
 }
 
-/// Floats: `clamp(sum + residual)`. `SEE`: the extremes are noted, of what is bounded.
+/// Floats: `clamp(sum + residual)`. `SEE`: extremes are noted.
 #[derive(Debug)]
 pub(crate) struct Floats<'a, const SEE: bool> {
     /// The result.
@@ -178,6 +242,9 @@ impl<const SEE: bool> Finish for Floats<'_, SEE> {
         // SAFETY: the caller's; the residual is as long as the result.
         unsafe {
             if let Some(residual) = self.residual {
+                if SEE {
+                    self.seen.sums.see::<V, M, N, WHOLE>(&sums, left);
+                }
                 let from = residual.as_ptr().add(at);
                 written_out!(m < M, {
                     for n in 0..N {
@@ -187,7 +254,7 @@ impl<const SEE: bool> Finish for Floats<'_, SEE> {
                 });
             }
             if SEE {
-                self.seen.see::<V, M, N, WHOLE>(&sums, left);
+                self.seen.results.see::<V, M, N, WHOLE>(&sums, left);
             }
             let (lo, hi) = (V::splat(self.clamp.0), V::splat(self.clamp.1));
             let out = self.out.as_mut_ptr().add(at);

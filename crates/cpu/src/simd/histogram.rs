@@ -2,7 +2,7 @@
 //! next elements are fetched, and the bins of some found in vectors, while others are counted.
 
 use super::vector::{Portable, Vector};
-use super::{Isa, Kind, LINE, fetch_near};
+use super::{Isa, Kind, LINE, NEAR, fetch_line};
 use lowbit_core::quant::observer::Bins;
 
 /// Elements whose bins are found at once.
@@ -83,7 +83,7 @@ unsafe fn count_part<V: Vector>(x: &[f32], bins: Bins, tables: &mut [u16], dista
     let mut places = [[0; BLOCK]; AHEAD + 1];
     for (i, block) in blocks.iter().enumerate() {
         for line in (0..BLOCK).step_by(LINE) {
-            fetch_near(block.as_ptr().wrapping_add(FETCHED + line));
+            fetch_line::<NEAR>(block.as_ptr().wrapping_add(FETCHED + line));
         }
         let found = &mut places[i % (AHEAD + 1)];
         for from in (0..BLOCK).step_by(V::LANES) {

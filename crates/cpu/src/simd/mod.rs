@@ -31,7 +31,7 @@ pub(crate) use depthwise_quads::{
     BLOCK as DEPTHWISE_BLOCK, DepthwiseQuadRow, ROWS as DEPTHWISE_ROWS, beyond as beyond_depthwise_quads,
     channel as depthwise_quad_channel, depthwise_quad_row, has_depthwise_quads,
 };
-pub(crate) use finish::{Floats, Parts, Scaled, Seen};
+pub(crate) use finish::{Floats, GreatestBits, Parts, Scaled, Seen, Stages};
 pub(crate) use histogram::histogram;
 pub(crate) use pairs::{COLUMNS, PairStrip, Places, ROWS, pair_strip};
 pub(crate) use quad_groups::{QuadGroups, quad_groups};
@@ -172,40 +172,18 @@ fn shares(next: &[f32], count: usize) -> std::slice::Chunks<'_, f32> {
     next.chunks(next.len().div_ceil(count.max(1)).next_multiple_of(LINE).max(LINE))
 }
 
-/// Fetches a line of memory into the second-level cache, where that can be asked for.
-#[inline(always)]
-fn fetch_line(line: *const f32) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: this has no effect but on time, wherever it points; x86-64 has the instruction.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = line;
-}
+/// Where a line of memory is fetched to, as x86-64 numbers it: the first-level cache, the second-level one, the first to be written.
+const NEAR: i32 = 3;
+const SECOND: i32 = 2;
+const TO_WRITE: i32 = 7;
 
-/// Fetches a line of memory into the first-level cache, where that can be asked for.
+/// Fetches a line of memory, where that can be asked for.
 #[inline(always)]
-fn fetch_near(line: *const f32) {
+fn fetch_line<const TO: i32>(line: *const f32) {
     #[cfg(target_arch = "x86_64")]
     {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: this has no effect but on time, wherever it points; x86-64 has the instruction.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = line;
-}
-
-/// Fetches a line of memory that is written next, where that can be asked for.
-#[inline(always)]
-fn fetch_to_write(line: *mut f32) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-        // SAFETY: this has no effect but on time, wherever it points; x86-64 has the instruction.
-        unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.cast_const().cast()) };
+        unsafe { std::arch::x86_64::_mm_prefetch::<TO>(line.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = line;
@@ -214,7 +192,7 @@ fn fetch_to_write(line: *mut f32) {
 /// Fetches memory into the second-level cache.
 #[inline(always)]
 fn fetch(next: &[f32]) {
-    next.iter().step_by(LINE).for_each(|line| fetch_line(line));
+    next.iter().step_by(LINE).for_each(|line| fetch_line::<SECOND>(line));
 }
 
 /// Memory that is fetched line by line, between other work: many at once would wait for one another. The last line is fetched
@@ -233,7 +211,7 @@ impl Ahead {
 
     #[inline(always)]
     fn fetch(&mut self) {
-        fetch_line(self.line);
+        fetch_line::<SECOND>(self.line);
         self.line = self.line.wrapping_add(LINE).min(self.last);
     }
 }

@@ -6,7 +6,7 @@
 
 use super::finish::{Finish, Floats};
 use super::vector::{Portable, Vector};
-use super::{Ahead, Isa, Kind, LINE, ZEROS, fetch, fetch_line, fetch_to_write, shares};
+use super::{Ahead, Isa, Kind, LINE, SECOND, TO_WRITE, ZEROS, fetch, fetch_line, shares};
 use std::ops::Range;
 use std::slice::Chunks;
 
@@ -300,7 +300,7 @@ unsafe fn tiles<V: Vector, const M: usize, const N: usize, const WIDTH: usize, c
                 for m in 0..M {
                     (0..N * V::LANES)
                         .step_by(LINE)
-                        .for_each(|n| fetch_to_write(out.wrapping_add((2 * M + m) * stride + n)));
+                        .for_each(|n| fetch_line::<TO_WRITE>(out.wrapping_add((2 * M + m) * stride + n)));
                 }
             }
             let (mut start, mut start_stride) = (s.bias.as_ptr(), 0);
@@ -346,7 +346,7 @@ unsafe fn tiles<V: Vector, const M: usize, const N: usize, const WIDTH: usize, c
                 while M <= FEW && k + 4 <= depth {
                     if once {
                         for line in 0..4 * WIDTH / LINE {
-                            fetch_line(panel.wrapping_add(DISTANCE + line * LINE));
+                            fetch_line::<SECOND>(panel.wrapping_add(DISTANCE + line * LINE));
                         }
                     }
                     for i in 0..4 {
@@ -444,7 +444,7 @@ mod tests {
                         );
                     }
                 }
-                assert_eq!(seen.extremes(), Some(extremes(&sums)));
+                assert_eq!(seen.bits().results.extremes(), Some(extremes(&sums)));
             }
         }
     }
@@ -496,7 +496,7 @@ mod tests {
                 let clamp = (f32::NEG_INFINITY, f32::INFINITY);
                 strip(isa, t, Floats::<true> { out: &mut out, residual: None, clamp, seen: &mut seen });
                 let want = want.map(|(least, greatest)| Extremes::of(least, greatest));
-                assert_eq!(seen.extremes(), want, "{isa:?} {:?}", &x[..3]);
+                assert_eq!(seen.bits().results.extremes(), want, "{isa:?} {:?}", &x[..3]);
             }
         }
     }
@@ -524,7 +524,7 @@ mod tests {
             };
             let (clamp, mut seen) = ((0.0, 6.0), Seen::NOTHING);
             strip(isa, t, Floats::<true> { out: &mut out, residual: None, clamp, seen: &mut seen });
-            assert_eq!(seen.extremes(), None);
+            assert_eq!(seen.bits().results.extremes(), None);
             assert!(out[0].is_nan(), "{isa:?}");
         }
     }
