@@ -1,6 +1,6 @@
 //! Steps of a plan, carried out in its arena.
 
-use crate::dense::conv::{convolve, convolve_rows};
+use crate::dense::conv::{Image, convolve, convolve_rows};
 use crate::dense::gemm::multiply;
 use crate::dense::groups::{self, QuantizedRows};
 use crate::dense::integer;
@@ -331,13 +331,16 @@ fn carry_out(
             Ok(())
         }
         Run::Convolve(g, filter, _) => {
-            let (x, out) = (memory.f32(step.inputs[0]), bytemuck::cast_slice_mut(outs[0]));
+            let (slot, out) = (step.inputs[0], bytemuck::cast_slice_mut(outs[0]));
+            let planes = plan.slots[slot].layout == Layout::Contiguous;
+            let x = Image { elements: memory.f32(slot), planes };
             let Some(turn) = turn else {
                 convolve(isa, threads, g, filter, x, out, epilogue());
                 return Ok(());
             };
             let residual = residual().map(|r| &r[turn.elements.clone()]);
-            let (x, epilogue) = (&x[turn.from.clone()], Epilogue { residual, ..epilogue() });
+            let x = Image { elements: &x.elements[turn.from.clone()], ..x };
+            let epilogue = Epilogue { residual, ..epilogue() };
             convolve_rows(isa, threads, g, filter, x, turn.rows.start, out, epilogue);
             Ok(())
         }

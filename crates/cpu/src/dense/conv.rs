@@ -1,4 +1,4 @@
-//! Convolutions of channels-last images, `[batch][depth][height][width][channels]`, without copying patches.
+//! Convolutions of images, `[batch][depth][height][width][channels]`, without copying patches.
 
 use super::Epilogue;
 use super::blocks::{Places, Rows, product, product_by_columns, shares_columns};
@@ -17,6 +17,16 @@ const LONGEST: usize = 4096;
 
 /// Images of at most this many channels are copied with their side borders, so that a filter row is one piece.
 const FEW_CHANNELS: usize = 16;
+
+/// An image that is convolved, or several.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Image<'a> {
+    /// Dense.
+    pub elements: &'a [f32],
+    /// Whether the channels are planes, `[batch][channels][depth][height][width]`, which filters that
+    /// [copy lines](Filter::copies_lines) take as well. They are put last on the way.
+    pub planes: bool,
+}
 
 /// Bytes of the first-level cache for lines that the rows of a depthwise convolution share.
 const SHARED: usize = 20 * 1024;
@@ -80,6 +90,18 @@ impl Filter {
     pub fn is_transformed(&self) -> bool {
         matches!(self.weights, Weights::Winograd(..))
     }
+
+    /// Whether images are copied line by line, with their borders: then their channels may be planes.
+    pub fn copies_lines(&self, g: &Geometry) -> bool {
+        matches!(self.weights, Weights::Dense(_)) && reads_rows(g) && g.padding[2] > 0
+    }
+}
+
+/// Whether a filter row is one piece of an image's line, whose borders are copied if it has any.
+fn reads_rows(g: &Geometry) -> bool {
+    let (channels, kernel) = (g.in_channels, g.kernel[2]);
+    let is_one = kernel > 1 && g.dilation[2] == 1 && g.groups == 1 && kernel * channels <= LONGEST;
+    is_one && (g.padding[2] == 0 || channels <= FEW_CHANNELS)
 }
 
 /// Panels of dense weights, for each group.
@@ -88,13 +110,13 @@ fn dense_panels(isa: Isa, g: &Geometry, w: &[f32]) -> Vec<Panels> {
     w.chunks_exact(oc * ic * taps).map(|w| Panels::of_filter(isa, w, oc, ic, taps)).collect()
 }
 
-/// Convolves `x` into `out`, both channels last and dense.
+/// Convolves `x` into `out`, which is dense and channels last.
 pub(crate) fn convolve(
     isa: Isa,
     threads: &Threads,
     g: &Geometry,
     filter: &Filter,
-    x: &[f32],
+    x: Image<'_>,
     out: &mut [f32],
     epilogue: Epilogue<'_>,
 ) {
@@ -103,8 +125,9 @@ pub(crate) fn convolve(
     if image == 0 || result == 0 {
         return;
     }
-    let images = x.chunks_exact(image).zip(out.chunks_exact_mut(result)).take(g.batch);
-    for (i, (x, out)) in images.enumerate() {
+    let images = x.elements.chunks_exact(image).zip(out.chunks_exact_mut(result)).take(g.batch);
+    for (i, (elements, out)) in images.enumerate() {
+        let x = Image { elements, ..x };
         let residual = epilogue.residual.map(|r| &r[i * result..][..result]);
         convolve_rows(isa, threads, g, filter, x, 0, out, Epilogue { residual, ..epilogue });
     }
@@ -118,7 +141,7 @@ pub(crate) fn convolve_rows(
     threads: &Threads,
     g: &Geometry,
     filter: &Filter,
-    x: &[f32],
+    x: Image<'_>,
     first: usize,
     out: &mut [f32],
     epilogue: Epilogue<'_>,
@@ -141,13 +164,13 @@ pub(crate) fn convolve_rows(
                         Some(_) => depthwise::<true>,
                         None => depthwise::<false>,
                     };
-                    depthwise(isa, g, weights, *padded, &bias[0], x, first, out, epilogue);
+                    depthwise(isa, g, weights, *padded, &bias[0], x.elements, first, out, epilogue);
                 },
             );
         }
         Weights::Dense(groups) => dense(isa, threads, g, groups, bias, x, first, out, epilogue),
         Weights::Winograd(transformed, weight, direct) => {
-            if !transformed.convolve(isa, threads, g, bias[0].f32(), x, out, epilogue) {
+            if !transformed.convolve(isa, threads, g, bias[0].f32(), x.elements, out, epilogue) {
                 let groups = direct.get_or_init(|| dense_panels(isa, g, &weight.to_f32()));
                 dense(isa, threads, g, groups, bias, x, first, out, epilogue);
             }
@@ -281,14 +304,12 @@ fn dense(
     g: &Geometry,
     groups: &[Panels],
     bias: &[Aligned],
-    x: &[f32],
+    x: Image<'_>,
     first: usize,
     out: &mut [f32],
     epilogue: Epilogue<'_>,
 ) {
-    let (ic, oc, [_, _, kw]) = (g.in_channels / g.groups, g.out_channels / g.groups, g.kernel);
-    let mergeable = kw > 1 && g.dilation[2] == 1 && g.groups == 1 && kw * ic <= LONGEST;
-    let rows = mergeable && (g.padding[2] == 0 || ic <= FEW_CHANNELS);
+    let (ic, oc, rows) = (g.in_channels / g.groups, g.out_channels / g.groups, reads_rows(g));
     let positions = out.len() / g.out_channels;
     let mut scratch = None;
     let (x, line, shift) = match rows && g.padding[2] > 0 {
@@ -298,10 +319,10 @@ fn dense(
                 true => g.lines(first / g.output[2]..(first + positions) / g.output[2]),
                 false => 0..all,
             };
-            let x = with_side_borders(g, x, lines, &mut scratch);
+            let x = with_side_borders(isa, g, x, lines, &mut scratch);
             (x, x.len() / all, g.padding[2])
         }
-        false => (x, g.input[2] * g.in_channels, 0),
+        false => (x.elements, g.input[2] * g.in_channels, 0),
     };
     let windows = Windows::new(g, (line, x.len() / line), rows, shift);
     let taps = windows.taps();
@@ -344,10 +365,11 @@ fn place(line: usize, held: usize) -> usize {
     if line < held { line } else { line % held }
 }
 
-/// The image with zeros left and right of each row, as wide as the last window reaches.
+/// The image, channels last, with zeros left and right of each row, as wide as the last window reaches.
 fn with_side_borders<'a>(
+    isa: Isa,
     g: &Geometry,
-    x: &[f32],
+    x: Image<'_>,
     lines: Range<usize>,
     scratch: &'a mut Option<Scratch>,
 ) -> &'a [f32] {
@@ -356,14 +378,42 @@ fn with_side_borders<'a>(
     let wide = reach.max(left + line);
     let size = g.input[0] * g.input[1] * wide;
     let out = &mut scratch.insert(Scratch::of(size * size_of::<f32>())).f32_mut()[..size];
-    let held = x.len() / line;
+    let Image { elements, planes } = x;
+    let held = elements.len() / line;
     for (y, to) in out.chunks_exact_mut(wide).enumerate().take(lines.end).skip(lines.start) {
-        let from = &x[place(y, held) * line..][..line];
+        let y = place(y, held);
         to[..left].fill(0.0);
-        to[left..left + line].copy_from_slice(from);
+        let inner = &mut to[left..left + line];
+        match planes {
+            true => {
+                let (row, plane) = (g.input[2], elements.len() / g.in_channels);
+                let channel = |c: usize| &elements[c * plane + y * row..][..row];
+                put_last(isa, channel, g.in_channels, inner);
+            }
+            false => inner.copy_from_slice(&elements[y * line..][..line]),
+        }
         to[left + line..].fill(0.0);
     }
     out
+}
+
+/// Puts rows of `count` channels behind one another pixel by pixel.
+fn put_last<'a>(isa: Isa, channel: impl Fn(usize) -> &'a [f32], count: usize, to: &mut [f32]) {
+    if count == 3 {
+        // Those of most pictures.
+        let rows: [&[f32]; 3] = std::array::from_fn(channel);
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                let pixels = rows[0].iter().zip(rows[1]).zip(rows[2]);
+                to.as_chunks_mut().0.iter_mut().zip(pixels).for_each(|(to, ((a, b), c))| *to = [*a, *b, *c]);
+            },
+        );
+        return;
+    }
+    for c in 0..count {
+        to[c..].iter_mut().step_by(count).zip(channel(c)).for_each(|(to, from)| *to = *from);
+    }
 }
 
 #[cfg(test)]
@@ -422,6 +472,7 @@ mod tests {
             (1, 200, 200, 200, [1, 5, 6], [1, 3, 3], 1, 1, 1),
             (1, 203, 203, 203, [1, 7, 7], [1, 3, 3], 2, 1, 1),
         ];
+        let mut planar = 0;
         for &(batch, groups, ic, oc, input, kernel, stride, dilation, padding) in cases {
             let one = |d: usize, v: usize| {
                 if kernel[d] == 1 && input[d] == 1 { [1, 0][v] } else { [stride, padding][v] }
@@ -453,14 +504,24 @@ mod tests {
             let want = reference(&g, &x, &w, &bias);
             let residual = fill(want.len(), 5);
             let three = Threads::new(3).unwrap();
+            let (last, pixels) = (Image { elements: &x, planes: false }, x.len() / batch / ic);
+            let channel = |i: usize| x[i / ic * pixels * ic..][..pixels * ic].iter().skip(i % ic).step_by(ic);
+            let elements: Vec<f32> = (0..batch * ic).flat_map(channel).copied().collect();
+            let planes = Image { elements: &elements, planes: true };
             for isa in Isa::available() {
                 let filter = Filter::new(isa, &g, &weight, Some(&bias)).unwrap();
                 let mut out = vec![f32::NAN; want.len()];
-                convolve(isa, &Threads::default(), &g, &filter, &x, &mut out, Epilogue::NONE);
+                convolve(isa, &Threads::default(), &g, &filter, last, &mut out, Epilogue::NONE);
                 assert_eq!(out, want, "{isa:?} {g:?}");
+                if filter.copies_lines(&g) {
+                    out.fill(f32::NAN);
+                    convolve(isa, &three, &g, &filter, planes, &mut out, Epilogue::NONE);
+                    assert_eq!(out, want, "{isa:?} {g:?}");
+                    planar += 1;
+                }
                 let watch = Watch::default();
                 let epilogue = Epilogue { residual: Some(&residual), clamp: (0.0, 1.0), watch: Some(&watch) };
-                convolve(isa, &three, &g, &filter, &x, &mut out, epilogue);
+                convolve(isa, &three, &g, &filter, last, &mut out, epilogue);
                 let added: Vec<f32> = want.iter().zip(&residual).map(|(a, b)| a + b).collect();
                 let bounded: Vec<f32> = added.iter().map(|x| x.clamp(0.0, 1.0)).collect();
                 assert_eq!(out, bounded, "{isa:?} {g:?}");
@@ -469,5 +530,7 @@ mod tests {
                 assert_eq!(watch.extremes(), seen, "{isa:?} {g:?}");
             }
         }
+        // Three channels, and two of an image with depth.
+        assert_eq!(planar, 2 * Isa::available().len());
     }
 }

@@ -206,7 +206,7 @@ impl Block {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dense::conv::{Filter, convolve};
+    use crate::dense::conv::{Filter, Image, convolve};
     use crate::simd::Stages;
     use lowbit_core::Tensor;
     use lowbit_core::quant::observer::extremes;
@@ -284,7 +284,8 @@ mod tests {
             let filter = Filter::new(isa, &self.g, &weight, Some(&self.bias)).unwrap();
             let positions = self.g.batch * self.g.output[1] * self.g.output[2];
             let mut out = vec![f32::NAN; positions * self.g.out_channels];
-            convolve(isa, &Threads::new(threads).unwrap(), &self.g, &filter, &self.x, &mut out, epilogue);
+            let (x, threads) = (Image { elements: &self.x, planes: false }, Threads::new(threads).unwrap());
+            convolve(isa, &threads, &self.g, &filter, x, &mut out, epilogue);
             out
         }
     }

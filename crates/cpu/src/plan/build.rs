@@ -293,7 +293,9 @@ impl<'a> Builder<'a> {
             let Some((g, filter)) = self.filter(n, x, w, bias.as_deref(), &out_shape)? else {
                 return self.unfused(last, fused);
             };
-            let mut inputs = vec![self.slot(x, Layout::ChannelsLast, Some(n))?];
+            let planes = filter.copies_lines(&g) && !self.at.contains_key(&(x, Layout::ChannelsLast));
+            let layout = if planes { Layout::Contiguous } else { Layout::ChannelsLast };
+            let mut inputs = vec![self.slot(x, layout, Some(n))?];
             if let Some(r) = fused.residual {
                 inputs.push(self.slot(r, Layout::ChannelsLast, Some(n))?);
             }
