@@ -1,5 +1,6 @@
 //! Work shared out among threads. What is computed never depends on how: every piece writes its own part of the result.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -55,7 +56,8 @@ impl Threads {
         })
     }
 
-    /// Calls `work` for every item, on whichever thread is free. Each thread has a scratch of its own, made by `scratch`.
+    /// Calls `work` for every item. Each thread has a scratch of its own, made by `scratch`, and items of its own, the same ones
+    /// whenever there are as many: what it wrote for the last operator is still in its caches. When these are done it helps others.
     pub fn for_each<I: Send, S>(
         &self,
         items: impl ExactSizeIterator<Item = I> + Send,
@@ -68,20 +70,26 @@ impl Threads {
             items.for_each(|item| work(&mut own, item));
             return;
         };
-        let queue = Mutex::new(items);
-        let help = || {
+        let (count, mut items) = (items.len(), items);
+        let share = |t: usize| count * (t + 1) / (helpers + 1) - count * t / (helpers + 1);
+        let shares: Vec<Mutex<VecDeque<I>>> =
+            (0..=helpers).map(|t| Mutex::new(items.by_ref().take(share(t)).collect())).collect();
+        let help = |thread: usize| {
+            // A panic elsewhere leaves shares as they should be; it is passed on when all have ended.
+            let share = |t: usize| shares[t % shares.len()].lock().unwrap_or_else(PoisonError::into_inner);
             let mut own = scratch();
             loop {
-                // A panic elsewhere leaves the queue as it should be; it is passed on when all have ended.
-                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let next = share(thread).pop_front();
+                let next = next.or_else(|| (1..=helpers).find_map(|other| share(thread + other).pop_back()));
                 let Some(item) = next else { return };
                 work(&mut own, item);
             }
         };
         // The caller works too: entering the pool and coming back would cost more than many operators.
         pool.in_place_scope(|scope| {
-            (0..helpers).for_each(|_| scope.spawn(|_| help()));
-            help();
+            (0..helpers)
+                .for_each(|_| scope.spawn(|_| help(pool.current_thread_index().map_or(0, |t| t + 1))));
+            help(0);
         });
     }
 }
