@@ -26,6 +26,7 @@ mod profile;
 mod scan;
 mod session;
 mod simd;
+mod spread;
 mod steps;
 
 pub use profile::OperatorTime;

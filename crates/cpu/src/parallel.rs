@@ -1,12 +1,27 @@
 //! Work shared out among threads. What is computed never depends on how: every piece writes its own part of the result.
 
+use crate::spread::Processors;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Threads that help the one that runs a session.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Threads(Option<Arc<rayon::ThreadPool>>);
+pub(crate) struct Threads(Option<Arc<Helpers>>);
+
+#[derive(Debug)]
+struct Helpers {
+    pool: rayon::ThreadPool,
+    /// Of the caller and then the helpers.
+    processors: Processors,
+}
+
+impl Helpers {
+    /// Which thread this is: the caller is the first.
+    fn thread(&self) -> usize {
+        self.pool.current_thread_index().map_or(0, |helper| helper + 1)
+    }
+}
 
 impl Threads {
     /// The caller and nobody else.
@@ -21,17 +36,18 @@ impl Threads {
             return Ok(Threads(None));
         }
         let pool = rayon::ThreadPoolBuilder::new().num_threads(count - 1).build();
-        Ok(Threads(Some(Arc::new(pool.map_err(|e| e.to_string())?))))
+        let pool = pool.map_err(|e| e.to_string())?;
+        Ok(Threads(Some(Arc::new(Helpers { pool, processors: Processors::new(count) }))))
     }
 
     /// How many there are, the caller's included.
     pub fn count(&self) -> usize {
-        self.0.as_ref().map_or(1, |pool| pool.current_num_threads() + 1)
+        self.0.as_ref().map_or(1, |helpers| helpers.pool.current_num_threads() + 1)
     }
 
     /// Calls `f` with the helpers awake: waking one takes longer than many operators.
     pub fn awake<R>(&self, f: impl FnOnce() -> R) -> R {
-        let Some(pool) = &self.0 else { return f() };
+        let Some(helpers) = self.0.as_deref() else { return f() };
         /// Lets the helpers go, whatever becomes of `f`.
         struct Done<'a>(&'a AtomicBool);
         impl Drop for Done<'_> {
@@ -40,9 +56,11 @@ impl Threads {
             }
         }
         let done = AtomicBool::new(false);
-        pool.in_place_scope(|scope| {
-            for _ in 0..pool.current_num_threads() {
+        helpers.processors.note(0);
+        helpers.pool.in_place_scope(|scope| {
+            for _ in 0..helpers.pool.current_num_threads() {
                 scope.spawn(|_| {
+                    helpers.processors.leave_others(helpers.thread());
                     while !done.load(Ordering::Acquire) {
                         // The caller comes first where processors are few.
                         if rayon::yield_now() != Some(rayon::Yield::Executed) {
@@ -64,31 +82,30 @@ impl Threads {
         scratch: impl Fn() -> S + Sync,
         work: impl Fn(&mut S, I) + Sync,
     ) {
-        let helpers = (self.count() - 1).min(items.len().saturating_sub(1));
-        let (Some(pool), true) = (&self.0, helpers > 0) else {
+        let count = self.count().min(items.len());
+        let (Some(helpers), true) = (self.0.as_deref(), count > 1) else {
             let mut own = scratch();
             items.for_each(|item| work(&mut own, item));
             return;
         };
-        let (count, mut items) = (items.len(), items);
-        let share = |t: usize| count * (t + 1) / (helpers + 1) - count * t / (helpers + 1);
+        let (all, mut items) = (items.len(), items);
+        let share = |t: usize| all * (t + 1) / count - all * t / count;
         let shares: Vec<Mutex<VecDeque<I>>> =
-            (0..=helpers).map(|t| Mutex::new(items.by_ref().take(share(t)).collect())).collect();
+            (0..count).map(|t| Mutex::new(items.by_ref().take(share(t)).collect())).collect();
         let help = |thread: usize| {
             // A panic elsewhere leaves shares as they should be; it is passed on when all have ended.
-            let share = |t: usize| shares[t % shares.len()].lock().unwrap_or_else(PoisonError::into_inner);
+            let share = |t: usize| shares[t % count].lock().unwrap_or_else(PoisonError::into_inner);
             let mut own = scratch();
             loop {
                 let next = share(thread).pop_front();
-                let next = next.or_else(|| (1..=helpers).find_map(|other| share(thread + other).pop_back()));
+                let next = next.or_else(|| (1..count).find_map(|other| share(thread + other).pop_back()));
                 let Some(item) = next else { return };
                 work(&mut own, item);
             }
         };
         // The caller works too: entering the pool and coming back would cost more than many operators.
-        pool.in_place_scope(|scope| {
-            (0..helpers)
-                .for_each(|_| scope.spawn(|_| help(pool.current_thread_index().map_or(0, |t| t + 1))));
+        helpers.pool.in_place_scope(|scope| {
+            (1..count).for_each(|_| scope.spawn(|_| help(helpers.thread())));
             help(0);
         });
     }

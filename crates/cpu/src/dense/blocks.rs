@@ -5,6 +5,7 @@
 use super::panels::Panels;
 use super::{Epilogue, UNBOUNDED, Watch};
 use crate::math::clamp_nan;
+use crate::memory::Scratch;
 use crate::parallel::Threads;
 use crate::simd::{Floats, GreatestBits, Isa, Lines, Seen, Stages, Strip, Tiles, strip};
 use lowbit_core::quant::observer::extremes;
@@ -84,20 +85,21 @@ pub(super) fn product_by_columns(
     let (columns, width) = (panels.columns, panels.width);
     let count = out.len() / columns.max(1);
     let step = panels.count().div_ceil(2 * threads.count()).max(1);
-    let part = |from: usize| {
-        let some = from..panels.count().min(from + step);
-        let columns = columns.min(some.end * width) - from * width;
-        (some, columns, vec![0f32; count * columns])
+    let mut scratch = Scratch::of(count * columns * size_of::<f32>());
+    let sums = scratch.f32_mut()[..count * columns].chunks_mut((count * step * width).max(1));
+    let watch = Watch::default();
+    let inner = Epilogue { watch: epilogue.watch.map(|_| &watch), ..Epilogue::NONE };
+    let part = |(i, sums)| {
+        let some = i * step..panels.count().min((i + 1) * step);
+        let columns = columns.min(some.end * width) - some.start * width;
+        (some, columns, sums)
     };
-    let sums = Watch::default();
-    let inner = Epilogue { watch: epilogue.watch.map(|_| &sums), ..Epilogue::NONE };
-    let mut parts: Vec<(Range<usize>, usize, Vec<f32>)> =
-        (0..panels.count()).step_by(step).map(part).collect();
+    let mut parts: Vec<(Range<usize>, usize, &mut [f32])> = sums.enumerate().map(part).collect();
     threads.for_each(
         parts.iter_mut(),
         || (),
-        |(), (some, columns, out)| {
-            product(isa, rows, panels, some.clone(), bias, 0, *columns, out, inner);
+        |(), (some, columns, sums)| {
+            product(isa, rows, panels, some.clone(), bias, 0, *columns, sums, inner);
         },
     );
     let (low, high) = epilogue.clamp;
@@ -130,10 +132,10 @@ pub(super) fn product_by_columns(
             );
         },
     );
-    if let Some(watch) = epilogue.watch {
+    if let Some(to) = epilogue.watch {
         // Nothing was added to these.
-        let sums = sums.seen().results;
-        watch.add(match epilogue.residual {
+        let sums = watch.seen().results;
+        to.add(match epilogue.residual {
             Some(_) => Stages { sums, ..Stages::default() },
             None => Stages { results: sums, ..Stages::default() },
         });
