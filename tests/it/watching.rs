@@ -18,7 +18,8 @@ const PROGRAM: &str = "program {
   %r : f32[2, 20, 9, 9] = aten.relu.default(%c)
   %dw : f32[20, 1, 3, 3] = constant \"dw\"
   %d : f32[2, 20, 9, 9] = aten.conv2d.default(%r, %dw, %b, [1, 1], [1, 1], [1, 1], 20)
-  %s : f32[2, 20, 9, 9] = aten.add.Tensor(%d, %r, alpha=1)
+  %k : f32[2, 20, 9, 9] = aten.dropout.default(%d, 0.1, false)
+  %s : f32[2, 20, 9, 9] = aten.add.Tensor(%k, %r, alpha=1)
   %v : f32[2, 1620] = aten.view.default(%s, [2, 1620])
   %lw : f32[7, 1620] = constant \"lw\"
   %l : f32[2, 7] = aten.linear.default(%v, %lw)
@@ -81,7 +82,7 @@ fn what_is_passed_on_the_way_need_not_be_kept_for_its_extremes() {
     let named = |name: &str| {
         values.iter().copied().find(|&v| program.graph.value(v).name.to_string() == name).unwrap()
     };
-    let watch = Watchlist { elements: [named("r")].into(), extremes: ["c", "d", "l"].map(named).into() };
+    let watch = Watchlist { elements: [named("r")].into(), extremes: ["c", "d", "k", "l"].map(named).into() };
     let mut inputs = data::inputs(&program, 0);
     for bad in [false, true] {
         if bad {
@@ -95,12 +96,12 @@ fn what_is_passed_on_the_way_need_not_be_kept_for_its_extremes() {
                 let all = shown(&executor, &program, &Watchlist::elements(&values), &inputs);
                 let some = shown(&executor, &program, &watch, &inputs);
                 let names: Vec<&str> = some.iter().map(|(name, ..)| &name[..]).collect();
-                assert_eq!(names, ["c", "r", "d", "l"]);
+                assert_eq!(names, ["c", "r", "d", "k", "l"]);
                 for (name, elements, found) in &some {
                     let (_, whole, _) = all.iter().find(|(n, ..)| n == name).unwrap();
                     assert_eq!(found.unwrap_or_else(|| extremes(elements)), extremes(whole), "{name}");
                     // Only what is not finite is kept where it need not be.
-                    assert_eq!(elements.is_empty(), matches!(&name[..], "c" | "d") && !bad, "{isa:?} {threads} {name}");
+                    assert_eq!(elements.is_empty(), matches!(&name[..], "c" | "d" | "k") && !bad, "{isa:?} {threads} {name}");
                     let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits();
                     assert!(elements.iter().zip(whole).all(same), "{isa:?} {threads} {name}");
                 }

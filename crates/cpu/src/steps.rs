@@ -143,29 +143,26 @@ impl Running<'_> {
         arena: &mut Aligned,
         probe: &mut Probe<'_>,
     ) -> Result<(), RunError> {
-        let (step, Stages { sums, results }) = (doing.step, doing.step.passed);
-        for (v, found) in [(sums, doing.found.sums), (results, doing.found.results)] {
-            if let (Some(v), Some(found)) = (v, found) {
-                probe(v, only(found));
-            }
+        let (step, missing) = (doing.step, doing.missing());
+        let passed = &step.passed;
+        for (values, found) in [(&passed.sums, doing.found.sums), (&passed.results, doing.found.results)] {
+            found.iter().for_each(|&found| values.iter().for_each(|&v| probe(v, only(found))));
         }
-        let missing = doing.missing();
         let &[out] = &step.outputs[..] else { return Ok(()) };
         if missing == Stages::default() {
             return Ok(());
         }
         // What is not finite has to be counted, and what has one sign looked at, before something is added to it, or it is bounded.
-        let mut again = |added: bool, v: Option<ValueId>| {
+        let mut again = |added: bool, values: &[ValueId]| {
             self.carry_out(step, None, Ending { added, clamp: UNBOUNDED, watch: None }, arena)?;
-            if let Some(v) = v {
-                self.memory(&Rest::all(arena.bytes())).show(v, out, None, probe);
-            }
+            let arena = Rest::all(arena.bytes());
+            values.iter().for_each(|&v| self.memory(&arena).show(v, out, None, probe));
             Ok::<(), RunError>(())
         };
-        if missing.sums.is_some() {
-            again(false, missing.sums)?;
+        if missing.sums {
+            again(false, &passed.sums)?;
         }
-        again(true, missing.results)?;
+        again(true, if missing.results { &passed.results } else { &[] })?;
         let (outs, _) = take_out(arena.bytes_mut(), &self.outputs(step, None));
         outs.into_iter().for_each(|out| bound(self.threads, self.isa, step.clamp(), out));
         Ok(())
@@ -208,11 +205,11 @@ impl<'a> Doing<'a> {
     }
 
     /// What is watched on the way, but its extremes were not found.
-    fn missing(&self) -> Stages<Option<ValueId>> {
-        let Stages { sums, results } = self.step.passed;
+    fn missing(&self) -> Stages<bool> {
+        let Stages { sums, results } = &self.step.passed;
         Stages {
-            sums: sums.filter(|_| self.found.sums.is_none()),
-            results: results.filter(|_| self.found.results.is_none()),
+            sums: !sums.is_empty() && self.found.sums.is_none(),
+            results: !results.is_empty() && self.found.results.is_none(),
         }
     }
 

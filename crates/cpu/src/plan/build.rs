@@ -1,6 +1,7 @@
 //! From nodes to steps.
 
 use super::constants::evaluate;
+use super::copies::{copies, views};
 use super::fuse::{Fused, Fusion};
 use super::integers::Integers;
 use super::layout::{Follow, Layout, follow, indifferent, reduces_positions, rename};
@@ -20,37 +21,6 @@ use lowbit_core::ops;
 use lowbit_core::symint::Bindings;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// Operators whose output is their first operand's bytes as they are, in C order.
-const ALIASES: &[&str] = &[
-    "view",
-    "reshape",
-    "_unsafe_view",
-    "view_copy",
-    "view_as",
-    "reshape_as",
-    "flatten",
-    "unflatten",
-    "squeeze",
-    "squeeze_copy",
-    "unsqueeze",
-    "unsqueeze_copy",
-];
-
-/// Likewise, and in any memory format.
-const COPIES: &[&str] = &[
-    "alias",
-    "alias_copy",
-    "clone",
-    "contiguous",
-    "detach",
-    "lift_fresh_copy",
-    "dropout",
-    "feature_dropout",
-    "to",
-    "_to_copy",
-    "type_as",
-];
 
 pub(super) struct Builder<'a> {
     pub(super) program: &'a Program,
@@ -338,7 +308,7 @@ impl<'a> Builder<'a> {
     /// Has the last step show what it passes on the way.
     fn passes(&mut self, fused: &Fused) {
         if let Some(step) = self.plan.steps.last_mut() {
-            step.passed = fused.passed;
+            step.passed = fused.passed.clone();
         }
     }
 
@@ -399,9 +369,8 @@ impl<'a> Builder<'a> {
         let same_type = inputs
             .first()
             .is_some_and(|&v| self.program.graph.ty(v).dtype == self.program.graph.ty(outputs[0]).dtype);
-        let name = node.op().short_name();
-        if same_type && outputs.len() == 1 && (ALIASES.contains(&name) || COPIES.contains(&name)) {
-            let layout = if COPIES.contains(&name) { self.format(inputs[0]) } else { Layout::Contiguous };
+        if same_type && outputs.len() == 1 && (views(node.op()) || copies(node.op())) {
+            let layout = if copies(node.op()) { self.format(inputs[0]) } else { Layout::Contiguous };
             let from = self.slot(inputs[0], layout, Some(n))?;
             let [shape] = <[_; 1]>::try_from(shapes).unwrap_or_default();
             let out = self.make(outputs[0], shape, layout, Place::Alias(from));

@@ -1,6 +1,7 @@
 //! Which operators join a convolution or product: the sums are added to and clamped before they are stored.
 
 use super::UNBOUNDED;
+use super::copies::copies;
 use crate::simd::Stages;
 use lowbit_core::DType;
 use lowbit_core::executor::Watchlist;
@@ -18,7 +19,7 @@ pub struct Fused {
     /// Bounds of the result; infinities for none.
     pub clamp: (f32, f32),
     /// What a residual is added to, and what is bounded, where only its extremes are watched.
-    pub passed: Stages<Option<ValueId>>,
+    pub passed: Stages<Vec<ValueId>>,
     /// What the last of them computes.
     pub output: ValueId,
 }
@@ -48,21 +49,16 @@ impl Fusion {
                 output: g.node(root).output(),
             };
             loop {
-                let v = fused.output;
-                let [only] = g.value(v).uses() else { break };
-                let user = g.node(only.node);
+                let Some((values, next)) = reader(program, watch, fused.output) else { break };
+                if fusion.joined.contains(&next) || fusion.groups.contains_key(&next) {
+                    break;
+                }
+                let (v, user) = (values[values.len() - 1], g.node(next));
                 let same = user.outputs().len() == 1
                     && g.ty(user.output()) == g.ty(v)
                     && g.ty(v).dtype == DType::F32;
                 let bounds = ops::bounds(user.op(), user.args()).filter(|_| same);
-                let watched = watch.extremes.contains(&v).then_some(v);
-                if watch.elements.contains(&v)
-                    || g.is_output(v)
-                    || fusion.joined.contains(&only.node)
-                    || fusion.groups.contains_key(&only.node)
-                {
-                    break;
-                }
+                let watched = values.iter().copied().filter(|v| watch.extremes.contains(v)).collect();
                 if same && *user.op() == ops::ADD && fused.residual.is_none() {
                     let other = user.operands().find(|&o| o != v);
                     let one = matches!(user.arg(2), Arg::Int(n) if n.known() == Some(1))
@@ -81,7 +77,8 @@ impl Fusion {
                     break;
                 }
                 fusion.joined.insert(last);
-                (last, fused.output) = (only.node, user.output());
+                fusion.joined.extend(values[1..].iter().filter_map(|&v| g.producer(v)));
+                (last, fused.output) = (next, user.output());
                 if bounds.is_some() {
                     break;
                 }
@@ -89,5 +86,25 @@ impl Fusion {
             fusion.groups.insert(last, fused);
         }
         fusion
+    }
+}
+
+/// Who alone reads a value, past operators that copy it: all that have this value, and whoever reads the last of them. `None` where
+/// one is needed by others, or its elements are watched.
+fn reader(program: &Program, watch: &Watchlist, value: ValueId) -> Option<(Vec<ValueId>, NodeId)> {
+    let g = &program.graph;
+    let mut values = vec![value];
+    loop {
+        let v = values[values.len() - 1];
+        let [only] = g.value(v).uses() else { return None };
+        if watch.elements.contains(&v) || g.is_output(v) {
+            return None;
+        }
+        let user = g.node(only.node);
+        let copy = copies(user.op()) && user.outputs().len() == 1 && user.operands().next() == Some(v);
+        if !copy || g.ty(user.output()) != g.ty(v) {
+            return Some((values, only.node));
+        }
+        values.push(user.output());
     }
 }

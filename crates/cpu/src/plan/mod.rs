@@ -7,6 +7,7 @@
 mod bands;
 mod build;
 mod constants;
+mod copies;
 mod fuse;
 mod in_place;
 mod integer_steps;
@@ -118,7 +119,7 @@ pub struct Step {
     /// Watched values that exist once this step has run.
     pub watched: Vec<(ValueId, usize)>,
     /// What a residual is added to and what is bounded within the step, where the extremes are watched.
-    pub(crate) passed: Stages<Option<ValueId>>,
+    pub(crate) passed: Stages<Vec<ValueId>>,
 }
 
 impl Step {
