@@ -101,7 +101,11 @@ fn what_is_passed_on_the_way_need_not_be_kept_for_its_extremes() {
                     let (_, whole, _) = all.iter().find(|(n, ..)| n == name).unwrap();
                     assert_eq!(found.unwrap_or_else(|| extremes(elements)), extremes(whole), "{name}");
                     // Only what is not finite is kept where it need not be.
-                    assert_eq!(elements.is_empty(), matches!(&name[..], "c" | "d" | "k") && !bad, "{isa:?} {threads} {name}");
+                    assert_eq!(
+                        elements.is_empty(),
+                        matches!(&name[..], "c" | "d" | "k") && !bad,
+                        "{isa:?} {threads} {name}"
+                    );
                     let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits();
                     assert!(elements.iter().zip(whole).all(same), "{isa:?} {threads} {name}");
                 }

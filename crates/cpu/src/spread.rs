@@ -34,14 +34,14 @@ mod linux {
                 others.map(|(_, processor)| processor.load(Ordering::Relaxed))
             };
             let here = sched_getcpu();
-            if others().any(|other| other == here) {
-                if let Ok(allowed) = sched_getaffinity(None) {
-                    let mut free = allowed;
-                    others().filter(|&other| other < CpuSet::MAX_CPU).for_each(|other| free.unset(other));
-                    if free.count() > 0 && sched_setaffinity(None, &free).is_ok() {
-                        // Where this fails, the thread has fewer processors, and what it computes is the same.
-                        let _ = sched_setaffinity(None, &allowed);
-                    }
+            if others().any(|other| other == here)
+                && let Ok(allowed) = sched_getaffinity(None)
+            {
+                let mut free = allowed;
+                others().filter(|&other| other < CpuSet::MAX_CPU).for_each(|other| free.unset(other));
+                if free.count() > 0 && sched_setaffinity(None, &free).is_ok() {
+                    // Where this fails, the thread has fewer processors, and what it computes is the same.
+                    let _ = sched_setaffinity(None, &allowed);
                 }
             }
             self.note(thread);

@@ -48,8 +48,7 @@ impl Fusion {
                 passed: Stages::default(),
                 output: g.node(root).output(),
             };
-            loop {
-                let Some((values, next)) = reader(program, watch, fused.output) else { break };
+            while let Some((values, next)) = reader(program, watch, fused.output) {
                 if fusion.joined.contains(&next) || fusion.groups.contains_key(&next) {
                     break;
                 }

@@ -295,13 +295,16 @@ unsafe fn tiles<V: Vector, const M: usize, const N: usize, const WIDTH: usize, c
                 fetch(share);
             }
             let out = to.out.as_mut_ptr().add(row * stride);
+            // The processor sees too late that these lines come next: a tile's rows lie far apart.
+            let lines = || (0..M).flat_map(|m| (0..N * V::LANES).step_by(LINE).map(move |n| m * stride + n));
             if short {
-                // The processor sees too late that these lines come next: a tile's rows lie far apart.
-                for m in 0..M {
-                    (0..N * V::LANES)
-                        .step_by(LINE)
-                        .for_each(|n| fetch_line::<TO_WRITE>(out.wrapping_add((2 * M + m) * stride + n)));
-                }
+                lines().for_each(|at| fetch_line::<TO_WRITE>(out.wrapping_add(2 * M * stride + at)));
+            }
+            if let Some(residual) = to.residual {
+                // These were written long ago, or never.
+                let residual = residual.as_ptr().wrapping_add(row * stride);
+                lines().for_each(|at| fetch_line::<SECOND>(residual.wrapping_add(at)));
+                lines().for_each(|at| fetch_line::<TO_WRITE>(out.wrapping_add(at)));
             }
             let (mut start, mut start_stride) = (s.bias.as_ptr(), 0);
             if !s.first {
