@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// Elements that are worth another thread.
+pub(crate) const PART: usize = 16 * 1024;
+
 /// Threads that help the one that runs a session.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Threads(Option<Arc<Helpers>>);

@@ -1,12 +1,9 @@
 //! Observers' passes over all elements, compiled for this CPU and shared out among threads.
 
-use crate::parallel::Threads;
+use crate::parallel::{PART, Threads};
 use crate::simd::{Isa, histogram};
 use lowbit_core::quant::observer::{Bins, Extremes, Scan, extremes};
 use std::sync::{Mutex, PoisonError};
-
-/// Elements that are worth another thread.
-const PART: usize = 16 * 1024;
 
 /// The passes of a session.
 #[derive(Debug)]

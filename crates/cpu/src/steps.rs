@@ -9,7 +9,7 @@ use crate::dense::{Epilogue, UNBOUNDED, Watch};
 use crate::kernel::{Kernel, KernelCall, KernelError, TensorMut, TensorRef};
 use crate::math::clamp_nan;
 use crate::memory::{Aligned, Rest, nothing, take_out};
-use crate::parallel::Threads;
+use crate::parallel::{PART, Threads};
 use crate::plan::{Group, IntegerStep, Layer, Layout, Place, Plan, Run, Step, Turn, reorder};
 use crate::profile::Profile;
 use crate::simd::{Isa, Stages};
@@ -271,13 +271,14 @@ struct Memory<'a> {
 
 impl<'a> Memory<'a> {
     fn bytes(&self, slot: usize) -> &'a [u8] {
-        let root = &self.plan.slots[self.plan.root(slot)];
-        match root.place {
-            Place::Input(i) => self.inputs[i].bytes(),
-            Place::Const(c) => self.state[c].bytes(),
-            Place::Folded(i) => self.plan.folded[i].bytes(),
-            Place::Arena(at) => self.arena.bytes(at..at + root.bytes()),
-            Place::Alias(_) | Place::Nowhere => nothing(),
+        let (root, start) = self.plan.origin(slot);
+        let part = start..start + self.plan.slots[slot].bytes();
+        match self.plan.slots[root].place {
+            Place::Input(i) => &self.inputs[i].bytes()[part],
+            Place::Const(c) => &self.state[c].bytes()[part],
+            Place::Folded(i) => &self.plan.folded[i].bytes()[part],
+            Place::Arena(at) => self.arena.bytes(at + part.start..at + part.end),
+            Place::Alias(..) | Place::Nowhere => nothing(),
         }
     }
 
@@ -432,9 +433,6 @@ fn bound(threads: &Threads, isa: Isa, (low, high): (f32, f32), out: &mut [u8]) {
         },
     );
 }
-
-/// Elements that are worth another thread.
-const PART: usize = 32 * 1024;
 
 /// Whether threads can share the elements of a result: each comes from those at its place alone, and there are many.
 fn shares_elements(call: &KernelCall<'_>, out: &TensorMut<'_>) -> bool {

@@ -33,7 +33,11 @@ fn copy(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let bytes = &mut bytemuck::cast_slice_mut(&mut words)[..src.numel() * outs[0].dtype.size()];
     let mut tmp = TensorMut { dtype: outs[0].dtype, shape: src.shape, bytes };
     convert(src, &mut tmp);
-    super::shape::expanded(TensorRef { dtype: tmp.dtype, shape: src.shape, bytes: tmp.bytes }, &mut outs[0])
+    super::shape::expanded(
+        c.threads,
+        TensorRef { dtype: tmp.dtype, shape: src.shape, bytes: tmp.bytes },
+        &mut outs[0],
+    )
 }
 
 pub(super) const TABLE: Table = &[

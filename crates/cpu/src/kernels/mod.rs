@@ -17,7 +17,7 @@ mod quantized;
 mod reduce;
 mod resize;
 mod rnn;
-mod shape;
+pub(crate) mod shape;
 
 /// Operator name and kernel.
 pub(crate) type Table = &'static [(&'static str, Kernel)];

@@ -2,6 +2,7 @@
 
 use super::Table;
 use crate::kernel::{KernelCall, KernelError, TensorMut, TensorRef};
+use crate::parallel::PART;
 use lowbit_core::DType;
 use std::borrow::Cow;
 
@@ -177,23 +178,31 @@ fn rows(
     eps: f64,
 ) -> Result {
     let x = c.tensor(0)?.as_vec::<f32>();
-    let mut stats = vec![];
+    let rows = x.len() / size;
+    let mut stats = vec![(0.0, 0.0); rows];
     if let Some(out) = outs[0].slice::<f32>() {
-        for (x, o) in x.chunks_exact(size).zip(out.chunks_exact_mut(size)) {
-            let moments = c.isa.vectorize(
-                #[inline(always)]
-                || {
-                    let (mean, inv) = moments(x, eps);
-                    let (m, s) = (mean as f32, inv as f32);
-                    let parameters = weight.iter().zip(bias);
-                    for ((o, &x), (&w, &b)) in o.iter_mut().zip(x).zip(parameters) {
-                        *o = (x - m) * s * w + b;
-                    }
-                    (mean, inv)
-                },
-            );
-            stats.push(moments);
-        }
+        let part = if x.len() < 2 * PART { rows } else { rows.div_ceil(2 * c.threads.count()) };
+        let (xs, outs) = (x.chunks(part.max(1) * size), out.chunks_mut(part.max(1) * size));
+        c.threads.for_each(
+            xs.zip(outs).zip(stats.chunks_mut(part.max(1))),
+            || (),
+            |(), ((x, out), stats)| {
+                for ((x, o), stats) in x.chunks_exact(size).zip(out.chunks_exact_mut(size)).zip(stats) {
+                    *stats = c.isa.vectorize(
+                        #[inline(always)]
+                        || {
+                            let (mean, inv) = moments(x, eps);
+                            let (m, s) = (mean as f32, inv as f32);
+                            let parameters = weight.iter().zip(bias);
+                            for ((o, &x), (&w, &b)) in o.iter_mut().zip(x).zip(parameters) {
+                                *o = (x - m) * s * w + b;
+                            }
+                            (mean, inv)
+                        },
+                    );
+                }
+            },
+        );
     }
     store_stats(outs, &stats);
     Ok(())

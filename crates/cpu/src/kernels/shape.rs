@@ -5,53 +5,75 @@ use super::elementwise::copy_bytes;
 use crate::kernel::{
     ConcreteArg, KernelCall, KernelError, TensorMut, TensorRef, for_each_row, strides, wrap,
 };
+use crate::parallel::{PART, Threads};
 use lowbit_core::DType;
 
 type Result = std::result::Result<(), KernelError>;
 
-/// Copies a strided reading of `src` into dense bytes: `steps` and `start` count elements and may go backwards.
-pub(super) fn gather_strided(
-    src: &[u8],
+/// A strided reading of some bytes: `steps` and `start` count elements and may go backwards.
+struct Strided<'a> {
+    src: &'a [u8],
+    /// Of an element.
     size: usize,
     start: usize,
-    shape: &[usize],
-    steps: &[isize],
-    out: &mut [u8],
-) {
-    let n = shape.last().copied().unwrap_or(1);
-    let step = steps.last().copied().unwrap_or(1);
-    if shape.contains(&0) {
-        return;
-    }
-    // Offsets are kept in `usize` with wrapping, which is exact for negative steps too.
-    let outer: Vec<usize> = steps.iter().map(|&s| s as usize).collect();
-    let mut rows = out.chunks_exact_mut(n * size);
-    let mut at = vec![0usize; shape.len().saturating_sub(1)];
-    let mut offset = start;
-    loop {
-        let Some(row) = rows.next() else { return };
-        match (step, size) {
-            (1, _) => row.copy_from_slice(&src[offset * size..(offset + n) * size]),
-            (_, 4) => strided_row::<4>(src, offset, step, row),
-            (_, 1) => strided_row::<1>(src, offset, step, row),
-            (_, 2) => strided_row::<2>(src, offset, step, row),
-            _ => strided_row::<8>(src, offset, step, row),
+    shape: &'a [usize],
+    steps: &'a [isize],
+}
+
+impl Strided<'_> {
+    /// Copies it into dense bytes.
+    fn copy(&self, threads: &Threads, out: &mut [u8]) {
+        let row = self.shape.last().copied().unwrap_or(1);
+        if self.shape.contains(&0) {
+            return;
         }
-        let mut d = at.len();
-        loop {
-            if d == 0 {
-                return;
+        let rows = self.shape.iter().product::<usize>() / row;
+        let part = match rows * row < 2 * PART {
+            true => rows,
+            false => rows.div_ceil(2 * threads.count()),
+        };
+        let parts = out.chunks_mut(part * row * self.size).enumerate();
+        threads.for_each(parts, || (), |(), (i, out)| self.copy_rows(i * part, out));
+    }
+
+    /// Copies rows from this one on.
+    fn copy_rows(&self, first: usize, out: &mut [u8]) {
+        let (src, size) = (self.src, self.size);
+        let (n, step) = (self.shape.last().copied().unwrap_or(1), self.steps.last().copied().unwrap_or(1));
+        let shape = &self.shape[..self.shape.len().saturating_sub(1)];
+        // Offsets are kept in `usize` with wrapping, which is exact for negative steps too.
+        let outer: Vec<usize> = self.steps.iter().map(|&s| s as usize).collect();
+        let mut at = vec![0usize; shape.len()];
+        let (mut offset, mut left) = (self.start, first);
+        for (d, at) in at.iter_mut().enumerate().rev() {
+            (*at, left) = (left % shape[d], left / shape[d]);
+            offset = offset.wrapping_add(outer[d].wrapping_mul(*at));
+        }
+        for row in out.chunks_exact_mut(n * size) {
+            match (step, size) {
+                (1, _) => row.copy_from_slice(&src[offset * size..(offset + n) * size]),
+                (_, 4) => strided_row::<4>(src, offset, step, row),
+                (_, 1) => strided_row::<1>(src, offset, step, row),
+                (_, 2) => strided_row::<2>(src, offset, step, row),
+                _ => strided_row::<8>(src, offset, step, row),
             }
-            d -= 1;
-            at[d] += 1;
-            offset = offset.wrapping_add(outer[d]);
-            if at[d] < shape[d] {
-                break;
+            for (d, at) in at.iter_mut().enumerate().rev() {
+                *at += 1;
+                offset = offset.wrapping_add(outer[d]);
+                if *at < shape[d] {
+                    break;
+                }
+                offset = offset.wrapping_sub(outer[d].wrapping_mul(shape[d]));
+                *at = 0;
             }
-            offset = offset.wrapping_sub(outer[d].wrapping_mul(shape[d]));
-            at[d] = 0;
         }
     }
+}
+
+/// Copies a strided reading of `x`, which has the shape of `out`.
+fn copy_strided(threads: &Threads, x: TensorRef<'_>, start: usize, steps: &[isize], out: &mut TensorMut<'_>) {
+    let strided = Strided { src: x.bytes, size: x.dtype.size(), start, shape: out.shape, steps };
+    strided.copy(threads, out.bytes);
 }
 
 fn strided_row<const S: usize>(src: &[u8], start: usize, step: isize, row: &mut [u8]) {
@@ -72,17 +94,18 @@ fn keep(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
 }
 
 /// Output dimension `i` is input dimension `order[i]`.
-pub(super) fn permuted(x: TensorRef<'_>, order: &[usize], out: &mut TensorMut<'_>) -> Result {
+fn permuted(c: &KernelCall<'_>, order: &[usize], out: &mut TensorMut<'_>) -> Result {
+    let x = c.tensor(0)?;
     let s = signed(&strides(x.shape));
     let steps: Vec<isize> = order.iter().map(|&d| s[d]).collect();
-    gather_strided(x.bytes, x.dtype.size(), 0, out.shape, &steps, out.bytes);
+    copy_strided(c.threads, x, 0, &steps, out);
     Ok(())
 }
 
 fn permute(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let x = c.tensor(0)?;
     let order: Vec<usize> = c.ints(1)?.iter().map(|&d| wrap(d, x.shape.len())).collect();
-    permuted(x, &order, &mut outs[0])
+    permuted(c, &order, &mut outs[0])
 }
 
 fn transpose(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
@@ -91,13 +114,13 @@ fn transpose(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     if !order.is_empty() {
         order.swap(c.dim(1, x.shape.len())?, c.dim(2, x.shape.len())?);
     }
-    permuted(x, &order, &mut outs[0])
+    permuted(c, &order, &mut outs[0])
 }
 
 fn reverse(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let x = c.tensor(0)?;
     let order: Vec<usize> = (0..x.shape.len()).rev().collect();
-    permuted(x, &order, &mut outs[0])
+    permuted(c, &order, &mut outs[0])
 }
 
 fn movedim(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
@@ -107,18 +130,18 @@ fn movedim(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
         let d = order.remove(c.dim(1, x.shape.len())?);
         order.insert(c.dim(2, x.shape.len())?, d);
     }
-    permuted(x, &order, &mut outs[0])
+    permuted(c, &order, &mut outs[0])
 }
 
 /// Repeats along broadcast dimensions.
-pub(super) fn expanded(x: TensorRef<'_>, out: &mut TensorMut<'_>) -> Result {
+pub(super) fn expanded(threads: &Threads, x: TensorRef<'_>, out: &mut TensorMut<'_>) -> Result {
     let steps = signed(&crate::kernel::broadcast_strides(x.shape, out.shape));
-    gather_strided(x.bytes, x.dtype.size(), 0, out.shape, &steps, out.bytes);
+    copy_strided(threads, x, 0, &steps, out);
     Ok(())
 }
 
 fn expand(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
-    expanded(c.tensor(0)?, &mut outs[0])
+    expanded(c.threads, c.tensor(0)?, &mut outs[0])
 }
 
 /// `repeat(self, repeats)`: input index is output index modulo size.
@@ -207,6 +230,33 @@ fn stack(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     Ok(())
 }
 
+/// Where each output of a call that cuts its operand starts in it, in elements, if all are pieces of it as it lies: cut along a
+/// dimension that only ones are in front of. `None` for other calls. Looks at shapes only.
+pub(crate) fn starts(c: &KernelCall<'_>, outs: &[Vec<usize>]) -> Option<Vec<usize>> {
+    let x = c.tensor(0).ok().filter(|x| !x.shape.is_empty())?;
+    let dim = |i: usize| c.dim(i, x.shape.len()).ok();
+    let (d, first) = match c.op.short_name() {
+        "split" | "split_with_sizes" | "chunk" | "tensor_split" => (dim(2)?, 0),
+        "unbind" => (dim(1)?, 0),
+        "slice" | "slice_copy" if c.int_or(4, 1).is_ok_and(|step| step == 1) => {
+            (dim(1)?, slice_start(c.int_or(2, 0).ok()?, x.shape[dim(1)?]))
+        }
+        "narrow" => (dim(1)?, slice_start(c.int(2).ok()?, x.shape[dim(1)?])),
+        "select" | "select_copy" => (dim(1)?, index_in(c.int(2).ok()?, x.shape[dim(1)?]).ok()?),
+        _ => return None,
+    };
+    if x.shape[..d].iter().any(|&n| n != 1) {
+        return None;
+    }
+    let mut next = first * x.shape[d + 1..].iter().product::<usize>();
+    let starts = outs.iter().map(|out| {
+        let start = next;
+        next += out.iter().product::<usize>();
+        start
+    });
+    Some(starts.collect())
+}
+
 /// Cuts into the outputs, in order along dimension `d`.
 fn pieces(x: TensorRef<'_>, d: usize, outs: &mut [TensorMut<'_>], sizes: &[usize]) -> Result {
     let inner: usize = x.shape[d + 1..].iter().product::<usize>() * x.dtype.size();
@@ -251,7 +301,7 @@ fn meshgrid(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
         let mut steps = vec![0isize; outs[i].shape.len()];
         steps[axis] = 1;
         let out = &mut outs[i];
-        gather_strided(x.bytes, x.dtype.size(), 0, out.shape, &steps, out.bytes);
+        copy_strided(c.threads, x, 0, &steps, out);
     }
     Ok(())
 }
@@ -337,11 +387,13 @@ fn replication_pad(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
 }
 
 /// Reads the input as if it had dimensions `shape`, permuted by `order`.
-fn regrouped(x: TensorRef<'_>, shape: &[usize], order: &[usize], out: &mut TensorMut<'_>) -> Result {
+fn regrouped(c: &KernelCall<'_>, shape: &[usize], order: &[usize], out: &mut TensorMut<'_>) -> Result {
+    let x = c.tensor(0)?;
     let s = signed(&strides(shape));
     let steps: Vec<isize> = order.iter().map(|&d| s[d]).collect();
     let dims: Vec<usize> = order.iter().map(|&d| shape[d]).collect();
-    gather_strided(x.bytes, x.dtype.size(), 0, &dims, &steps, out.bytes);
+    Strided { src: x.bytes, size: x.dtype.size(), start: 0, shape: &dims, steps: &steps }
+        .copy(c.threads, out.bytes);
     Ok(())
 }
 
@@ -350,7 +402,7 @@ fn pixel_shuffle(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let r = c.int(1)? as usize;
     let (batch, s) = x.shape.split_at(x.shape.len() - 3);
     regrouped(
-        x,
+        c,
         &[batch.iter().product(), s[0] / (r * r), r, r, s[1], s[2]],
         &[0, 1, 4, 2, 5, 3],
         &mut outs[0],
@@ -361,14 +413,14 @@ fn pixel_unshuffle(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let x = c.tensor(0)?;
     let r = c.int(1)? as usize;
     let (batch, s) = x.shape.split_at(x.shape.len() - 3);
-    regrouped(x, &[batch.iter().product(), s[0], s[1] / r, r, s[2] / r, r], &[0, 1, 3, 5, 2, 4], &mut outs[0])
+    regrouped(c, &[batch.iter().product(), s[0], s[1] / r, r, s[2] / r, r], &[0, 1, 3, 5, 2, 4], &mut outs[0])
 }
 
 fn channel_shuffle(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let x = c.tensor(0)?;
     let g = c.int(1)? as usize;
     let inner: usize = x.shape[2..].iter().product();
-    regrouped(x, &[x.shape[0], g, x.shape[1] / g, inner], &[0, 2, 1, 3], &mut outs[0])
+    regrouped(c, &[x.shape[0], g, x.shape[1] / g, inner], &[0, 2, 1, 3], &mut outs[0])
 }
 
 fn flip(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
@@ -381,7 +433,7 @@ fn flip(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
         steps[d] = -steps[d];
     }
     let out = &mut outs[0];
-    gather_strided(x.bytes, x.dtype.size(), start, out.shape, &steps, out.bytes);
+    copy_strided(c.threads, x, start, &steps, out);
     Ok(())
 }
 
@@ -421,7 +473,7 @@ fn unfold(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let along = steps[d];
     steps[d] = along * c.int(3)? as isize;
     steps.push(along);
-    gather_strided(x.bytes, x.dtype.size(), 0, out.shape, &steps, out.bytes);
+    copy_strided(c.threads, x, 0, &steps, out);
     Ok(())
 }
 
@@ -430,7 +482,7 @@ fn slice(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let x = c.tensor(0)?;
     let d = c.dim(1, x.shape.len())?;
     let start = slice_start(c.int_or(2, 0)?, x.shape[d]);
-    part(x, d, start, c.int_or(4, 1)?, &mut outs[0])
+    part(c, d, start, c.int_or(4, 1)?, &mut outs[0])
 }
 
 /// A slice's start inside `0..=n`.
@@ -440,18 +492,19 @@ pub(super) fn slice_start(start: i64, n: usize) -> usize {
 }
 
 /// Every `step`-th index of dimension `d` from `start`.
-fn part(x: TensorRef<'_>, d: usize, start: usize, step: i64, out: &mut TensorMut<'_>) -> Result {
+fn part(c: &KernelCall<'_>, d: usize, start: usize, step: i64, out: &mut TensorMut<'_>) -> Result {
+    let x = c.tensor(0)?;
     let mut steps = signed(&strides(x.shape));
     let offset = start * steps[d] as usize;
     steps[d] *= step as isize;
-    gather_strided(x.bytes, x.dtype.size(), offset, out.shape, &steps, out.bytes);
+    copy_strided(c.threads, x, offset, &steps, out);
     Ok(())
 }
 
 fn narrow(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let x = c.tensor(0)?;
     let d = c.dim(1, x.shape.len())?;
-    part(x, d, slice_start(c.int(2)?, x.shape[d]), 1, &mut outs[0])
+    part(c, d, slice_start(c.int(2)?, x.shape[d]), 1, &mut outs[0])
 }
 
 fn select(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
@@ -461,7 +514,7 @@ fn select(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let mut steps = signed(&strides(x.shape));
     let offset = i * steps.remove(d) as usize;
     let out = &mut outs[0];
-    gather_strided(x.bytes, x.dtype.size(), offset, out.shape, &steps, out.bytes);
+    copy_strided(c.threads, x, offset, &steps, out);
     Ok(())
 }
 

@@ -10,8 +10,9 @@ use crate::dense::conv::Filter;
 use crate::dense::gemm::Mat;
 use crate::dense::geometry::Geometry;
 use crate::dense::panels::{Panels, padded_bias};
-use crate::kernel::{ConcreteArg, kernel};
+use crate::kernel::{ConcreteArg, KernelCall, TensorRef, kernel};
 use crate::kernels::channels_last;
+use crate::kernels::shape::starts;
 use crate::simd::{Isa, Stages};
 use lowbit_core::Tensor;
 use lowbit_core::dtype::DType;
@@ -201,7 +202,7 @@ impl<'a> Builder<'a> {
         };
         let shape = self.plan.slots[from].shape.clone();
         if indifferent(&shape) {
-            return Ok(self.make(v, shape, layout, Place::Alias(from)));
+            return Ok(self.make(v, shape, layout, Place::Alias(from, 0)));
         }
         let to = self.make(v, shape, layout, Place::Nowhere);
         let node = n.or_else(|| self.program.graph.producer(v)).or_else(|| self.program.graph.nodes().next());
@@ -373,11 +374,14 @@ impl<'a> Builder<'a> {
             let layout = if copies(node.op()) { self.format(inputs[0]) } else { Layout::Contiguous };
             let from = self.slot(inputs[0], layout, Some(n))?;
             let [shape] = <[_; 1]>::try_from(shapes).unwrap_or_default();
-            let out = self.make(outputs[0], shape, layout, Place::Alias(from));
+            let out = self.make(outputs[0], shape, layout, Place::Alias(from, 0));
             self.push(n, Run::Nothing, vec![], vec![from], vec![out]);
             return Ok(());
         }
         let args = concrete(self.program, n, self.bindings)?;
+        if same_type && self.cuts(n, inputs, outputs, &shapes, &args)? {
+            return Ok(());
+        }
         if self.follows(n, inputs, outputs, &shapes, &args)? {
             return Ok(());
         }
@@ -387,6 +391,32 @@ impl<'a> Builder<'a> {
         let outs = outs.map(|(&v, s)| self.make(v, s, Layout::Contiguous, Place::Nowhere)).collect();
         self.push(n, Run::Kernel(kernel), args, slots, outs);
         Ok(())
+    }
+
+    /// Leaves the outputs of a node where they lie in its operand, if they do.
+    fn cuts(
+        &mut self,
+        n: NodeId,
+        inputs: &[ValueId],
+        outputs: &[ValueId],
+        shapes: &[Vec<usize>],
+        args: &[ConcreteArg],
+    ) -> Result<bool, RunError> {
+        let &[x] = inputs else { return Ok(false) };
+        let (dtype, shape) = (self.program.graph.ty(x).dtype, self.shape(x, n)?);
+        let operand = [TensorRef { dtype, shape: &shape, bytes: &[] }];
+        let call = KernelCall::alone(self.program.graph.node(n).op(), args, &operand, self.isa);
+        let Some(starts) = starts(&call, shapes).filter(|_| self.format(x) == Layout::Contiguous) else {
+            return Ok(false);
+        };
+        let from = self.slot(x, Layout::Contiguous, Some(n))?;
+        let outs = outputs.iter().zip(shapes).zip(starts).map(|((&v, shape), start)| {
+            let place = Place::Alias(from, start * dtype.size());
+            self.make(v, shape.clone(), Layout::Contiguous, place)
+        });
+        let outs = outs.collect();
+        self.push(n, Run::Nothing, vec![], vec![from], outs);
+        Ok(true)
     }
 
     /// Runs a node on channels-last operands, if it can and they are.
@@ -470,7 +500,7 @@ impl<'a> Builder<'a> {
         let from = self.slot(v, Layout::Contiguous, Some(n))?;
         let dims = Layout::ChannelsLast.dims(&shape);
         let dtype = self.plan.slots[from].dtype;
-        let slot = Slot { place: Place::Alias(from), dtype, shape, layout: Layout::ChannelsLast, dims };
+        let slot = Slot { place: Place::Alias(from, 0), dtype, shape, layout: Layout::ChannelsLast, dims };
         self.plan.slots.push(slot);
         Ok(self.plan.slots.len() - 1)
     }

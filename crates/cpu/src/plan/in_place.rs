@@ -22,7 +22,7 @@ pub fn bound(program: &Program, plan: &mut Plan) {
         if !(floats && computed && whole && last[root] == at) {
             continue;
         }
-        plan.slots[to].place = Place::Alias(root);
+        plan.slots[to].place = Place::Alias(root, 0);
         last[root] = last[to];
         let step = &mut plan.steps[at];
         (step.run, step.inputs, step.outputs) = (Run::Bound(bounds.0, bounds.1), vec![], vec![root]);

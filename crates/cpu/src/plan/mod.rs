@@ -47,8 +47,8 @@ pub enum Place {
     Folded(usize),
     /// In the arena, from this byte on.
     Arena(usize),
-    /// In another slot.
-    Alias(usize),
+    /// In another slot, from this byte on.
+    Alias(usize, usize),
     /// Not decided yet.
     Nowhere,
 }
@@ -210,17 +210,23 @@ impl Plan {
         last
     }
 
-    /// The slot whose bytes this one has.
-    pub fn root(&self, mut s: usize) -> usize {
-        while let Place::Alias(of) = self.slots[s].place {
-            s = of;
+    /// The slot that this one's bytes are of.
+    pub fn root(&self, s: usize) -> usize {
+        self.origin(s).0
+    }
+
+    /// The slot that this one's bytes are of, and from which on.
+    pub fn origin(&self, mut s: usize) -> (usize, usize) {
+        let mut start = 0;
+        while let Place::Alias(of, at) = self.slots[s].place {
+            (s, start) = (of, start + at);
         }
-        s
+        (s, start)
     }
 
     /// Whether two slots hold the same elements, however they are looked at.
     pub fn same(&self, a: usize, b: usize) -> bool {
-        self.root(a) == self.root(b) && self.slots[a].bytes() == self.slots[b].bytes()
+        self.origin(a) == self.origin(b) && self.slots[a].bytes() == self.slots[b].bytes()
     }
 }
 
