@@ -17,6 +17,9 @@ const ROWS: usize = 384 * 1024;
 /// Bytes of panels that stay in a second-level cache while rows pass by them.
 const STAYS: usize = 512 * 1024;
 
+/// With fewer tiles, what is computed with a panel takes little longer than to read it.
+const FEW_TILES: usize = 16;
+
 /// How many tiles these are, at least and at most. With fewer, all panels come from far away too often.
 const TILES: [usize; 2] = [16, 48];
 
@@ -65,11 +68,19 @@ pub(super) fn blocks(bytes: usize, pieces: usize, depth: usize, width: usize) ->
     (0..pieces).flat_map(parts).collect()
 }
 
-/// Whether threads should share the panels rather than the rows: where there are no tiles for all of them, and of few rows, as each part
-/// would read all panels, unless these stay in a second-level cache.
-pub(super) fn shares_columns(isa: Isa, threads: &Threads, rows: usize, panels: &Panels) -> bool {
+/// Whether threads should share the panels rather than the rows: where there are no tiles for all of them.
+pub(super) fn shares_columns(isa: Isa, threads: &Threads, rows: usize) -> bool {
+    threads.count() > 1 && rows.div_ceil(threads.count()) < isa.rows()
+}
+
+/// How many rows a thread takes at a time: two parts for each, in whole tiles. Each part reads all panels; where these come from far
+/// away and meet few rows, there is one part a thread.
+pub(super) fn rows_together(isa: Isa, threads: &Threads, rows: usize, panels: &Panels) -> usize {
     let each = rows.div_ceil(threads.count());
-    threads.count() > 1 && (each < isa.rows() || each < 8 * isa.rows() && panels.bytes() > STAYS)
+    match threads.count() == 1 || panels.bytes() > STAYS && each < FEW_TILES * isa.rows() {
+        true => each,
+        false => rows.div_ceil(2 * threads.count()).next_multiple_of(isa.rows()),
+    }
 }
 
 /// The [`product`] of few rows with all panels, which threads share.

@@ -1,7 +1,7 @@
 //! Convolutions of images, `[batch][depth][height][width][channels]`, without copying patches.
 
 use super::Epilogue;
-use super::blocks::{Places, Rows, product, product_by_columns, shares_columns};
+use super::blocks::{Places, Rows, product, product_by_columns, rows_together, shares_columns};
 use super::geometry::Geometry;
 use super::panels::{Panels, padded_bias};
 use super::winograd::{self, Winograd};
@@ -179,7 +179,7 @@ pub(crate) fn convolve_rows(
 }
 
 /// The size of parts of `len` elements, whole `unit`s, so that `threads` have a few each.
-pub(super) fn parts(len: usize, unit: usize, threads: usize) -> usize {
+fn parts(len: usize, unit: usize, threads: usize) -> usize {
     if threads < 2 {
         return len.max(1);
     }
@@ -338,12 +338,12 @@ fn dense(
         depth: groups[group].depth / taps,
         places,
     };
-    if g.groups == 1 && shares_columns(isa, threads, positions, &groups[0]) {
+    if g.groups == 1 && shares_columns(isa, threads, positions) {
         product_by_columns(isa, threads, rows(0, 0), &groups[0], bias[0].f32(), out, epilogue);
         return;
     }
-    let part = parts(out.len(), isa.rows() * g.out_channels, threads.count());
-    let work: Vec<(usize, &mut [f32])> = out.chunks_mut(part).enumerate().collect();
+    let part = rows_together(isa, threads, positions, &groups[0]) * g.out_channels;
+    let work: Vec<(usize, &mut [f32])> = out.chunks_mut(part.max(1)).enumerate().collect();
     threads.for_each(
         work.into_iter(),
         || (),

@@ -1,8 +1,7 @@
 //! Matrix products.
 
 use super::Epilogue;
-use super::blocks::{Places, Rows, product, product_by_columns, shares_columns};
-use super::conv::parts;
+use super::blocks::{Places, Rows, product, product_by_columns, rows_together, shares_columns};
 use super::panels::{Panels, padded_bias};
 use crate::kernel::KernelError;
 use crate::memory::Aligned;
@@ -92,12 +91,12 @@ pub(crate) fn multiply(
 ) {
     let columns = panels.columns;
     let rows = |first| Rows { x, first, pieces: 1, depth: panels.depth, places: Places::Apart(stride) };
-    if shares_columns(isa, threads, m, panels) {
+    if shares_columns(isa, threads, m) {
         let rows = rows(0);
         product_by_columns(isa, threads, rows, panels, bias.f32(), &mut out[..m * columns], epilogue);
         return;
     }
-    let part = parts(m * columns, isa.rows() * columns, threads.count());
+    let part = rows_together(isa, threads, m, panels) * columns;
     let work: Vec<(usize, &mut [f32])> = out[..m * columns].chunks_mut(part.max(1)).enumerate().collect();
     threads.for_each(
         work.into_iter(),
