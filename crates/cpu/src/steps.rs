@@ -146,7 +146,9 @@ impl Running<'_> {
         let (step, missing) = (doing.step, doing.missing());
         let passed = &step.passed;
         for (values, found) in [(&passed.sums, doing.found.sums), (&passed.results, doing.found.results)] {
-            found.iter().for_each(|&found| values.iter().for_each(|&v| probe(v, only(found))));
+            if let Some(found) = found {
+                values.iter().for_each(|&v| probe(v, only(found)));
+            }
         }
         let &[out] = &step.outputs[..] else { return Ok(()) };
         if missing == Stages::default() {
