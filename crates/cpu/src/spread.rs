@@ -1,5 +1,5 @@
-//! Which processors threads run on. Systems leave threads that wait for one another on one processor, sometimes for as long as a second:
-//! they are seldom both ready, and each has its data there.
+//! Which processors threads run on. Systems may leave threads that wait for one another on one processor, for tens of runs of a small
+//! network: they are seldom both ready, and each has its data there.
 
 #[cfg(target_os = "linux")]
 pub(crate) use linux::Processors;

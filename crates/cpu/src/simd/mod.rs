@@ -22,6 +22,7 @@ mod histogram;
 mod pairs;
 mod quad_groups;
 mod quads;
+mod seen;
 mod tile;
 mod vector;
 mod winograd;
@@ -31,11 +32,12 @@ pub(crate) use depthwise_quads::{
     BLOCK as DEPTHWISE_BLOCK, DepthwiseQuadRow, ROWS as DEPTHWISE_ROWS, beyond as beyond_depthwise_quads,
     channel as depthwise_quad_channel, depthwise_quad_row, has_depthwise_quads,
 };
-pub(crate) use finish::{Floats, GreatestBits, Parts, Scaled, Seen, Stages};
+pub(crate) use finish::{Floats, Parts, Scaled};
 pub(crate) use histogram::histogram;
 pub(crate) use pairs::{COLUMNS, PairStrip, Places, ROWS, pair_strip};
 pub(crate) use quad_groups::{QuadGroups, quad_groups};
 pub(crate) use quads::{COLUMNS as QUAD_COLUMNS, DEPTH as QUAD_DEPTH, QuadStrip, has_quads, quad_strip};
+pub(crate) use seen::{GreatestBits, Seen, Stages};
 pub(crate) use tile::{Lines, OUTSIDE, Strip, Tiles, WIDEST, strip};
 pub(crate) use vector::ROUNDER;
 pub(crate) use winograd::{PLANES, PatchRow, SumRow, gather_pixels, spread_patches};
