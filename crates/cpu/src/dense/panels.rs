@@ -58,8 +58,12 @@ impl Panels {
                 let end = depth.min(start + 16);
                 let lines = &mut panel[start * width..end * width];
                 for j in 0..n {
-                    let column = b.data[(first + j) * col + start * row..].iter().step_by(row.max(1));
-                    lines.chunks_exact_mut(width).zip(column).for_each(|(line, &v)| line[j] = v);
+                    let column = &b.data[(first + j) * col + start * row..];
+                    let lines = lines.chunks_exact_mut(width);
+                    match row {
+                        1 => lines.zip(column).for_each(|(line, &v)| line[j] = v),
+                        _ => lines.zip(column.iter().step_by(row.max(1))).for_each(|(line, &v)| line[j] = v),
+                    }
                 }
             }
         }
