@@ -48,6 +48,14 @@ impl Threads {
         self.0.as_ref().map_or(1, |helpers| helpers.pool.current_num_threads() + 1)
     }
 
+    /// How many of `count` pieces, of so many elements each, are an item of work: all, or half a thread's where they are worth it.
+    pub fn together(&self, count: usize, elements: usize) -> usize {
+        match self.count() == 1 || count * elements < 2 * PART {
+            true => count.max(1),
+            false => count.div_ceil(2 * self.count()),
+        }
+    }
+
     /// Calls `f` with the helpers awake: waking one takes longer than many operators.
     pub fn awake<R>(&self, f: impl FnOnce() -> R) -> R {
         let Some(helpers) = self.0.as_deref() else { return f() };

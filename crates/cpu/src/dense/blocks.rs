@@ -3,11 +3,11 @@
 //! fetched. Partial sums wait in the result, so every element sums in the order of its row.
 
 use super::panels::Panels;
-use super::{Epilogue, UNBOUNDED, Watch};
+use super::{Epilogue, Watch};
 use crate::math::clamp_nan;
 use crate::memory::Scratch;
 use crate::parallel::Threads;
-use crate::simd::{Floats, GreatestBits, Isa, Lines, Seen, Stages, Strip, Tiles, strip};
+use crate::simd::{Floats, GreatestBits, Isa, Lines, Seen, Stages, Strip, Tiles, UNBOUNDED, strip};
 use lowbit_core::quant::observer::extremes;
 use std::ops::Range;
 

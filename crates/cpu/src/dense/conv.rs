@@ -152,9 +152,9 @@ pub(crate) fn convolve_rows(
         Weights::Depthwise(weights, padded) => {
             let row = g.output[2] * g.out_channels;
             let part = parts(out.len(), row, threads.count());
-            let work: Vec<(usize, &mut [f32])> = out.chunks_mut(part).enumerate().collect();
+            let work = out.chunks_mut(part).enumerate();
             threads.for_each(
-                work.into_iter(),
+                work,
                 || (),
                 |(), (i, out)| {
                     let residual = epilogue.residual.map(|r| &r[i * part..][..out.len()]);
@@ -343,9 +343,9 @@ fn dense(
         return;
     }
     let part = rows_together(isa, threads, positions, &groups[0]) * g.out_channels;
-    let work: Vec<(usize, &mut [f32])> = out.chunks_mut(part.max(1)).enumerate().collect();
+    let work = out.chunks_mut(part.max(1)).enumerate();
     threads.for_each(
-        work.into_iter(),
+        work,
         || (),
         |(), (i, out)| {
             let residual = epilogue.residual.map(|r| &r[i * part..][..out.len()]);

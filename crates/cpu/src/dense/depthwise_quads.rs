@@ -100,6 +100,7 @@ mod tests {
     use super::super::strips::Quantized;
     use super::*;
     use crate::parallel::Threads;
+    use crate::simd::UNBOUNDED;
 
     /// Width, channels, filter rows and columns, stride, padding, dilation.
     type Case = (usize, usize, [usize; 2], usize, i64, usize);
@@ -179,11 +180,11 @@ mod tests {
             let bias: Vec<f32> = (0..g.in_channels).map(|n| n as f32 * 0.7 - 20.0).collect();
             let scales: Vec<f64> = (0..g.in_channels).map(|n| 0.003 + n as f64 * 0.0001).collect();
             let grids = [
-                (Grid { scale: 0.5, zero: -7, min: -128, max: 127 }, (f32::NEG_INFINITY, f32::INFINITY)),
+                (Grid { scale: 0.5, zero: -7, min: -128, max: 127 }, UNBOUNDED),
                 (Grid { scale: 0.5, zero: 255, min: 0, max: 255 }, (-60.0, 0.0)),
                 (Grid { scale: 0.08, zero: -128, min: -128, max: 127 }, (-1.0, f32::INFINITY)),
-                (Grid { scale: 0.08, zero: 117, min: 0, max: 255 }, (f32::NEG_INFINITY, f32::INFINITY)),
-                (Grid { scale: 1e-30, zero: 100, min: 0, max: 255 }, (f32::NEG_INFINITY, f32::INFINITY)),
+                (Grid { scale: 0.08, zero: 117, min: 0, max: 255 }, UNBOUNDED),
+                (Grid { scale: 1e-30, zero: 100, min: 0, max: 255 }, UNBOUNDED),
             ];
             for grid in [None, Some(grids[i / 6 % 5])] {
                 let clamp = grid.map_or((-1e3, 1e3), |(_, clamp)| clamp);

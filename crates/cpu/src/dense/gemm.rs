@@ -97,9 +97,9 @@ pub(crate) fn multiply(
         return;
     }
     let part = rows_together(isa, threads, m, panels) * columns;
-    let work: Vec<(usize, &mut [f32])> = out[..m * columns].chunks_mut(part.max(1)).enumerate().collect();
+    let work = out[..m * columns].chunks_mut(part.max(1)).enumerate();
     threads.for_each(
-        work.into_iter(),
+        work,
         || (),
         |(), (i, out)| {
             let residual = epilogue.residual.map(|r| &r[i * part..][..out.len()]);

@@ -14,12 +14,9 @@ pub(crate) mod rescale;
 pub(crate) mod strips;
 mod winograd;
 
-use crate::simd::{GreatestBits, Stages};
+use crate::simd::{GreatestBits, Stages, UNBOUNDED};
 use lowbit_core::quant::observer::Extremes;
 use std::sync::{Mutex, PoisonError};
-
-/// No bounds.
-pub(crate) const UNBOUNDED: (f32, f32) = (f32::NEG_INFINITY, f32::INFINITY);
 
 /// What happens to each sum before it is stored: `clamp(sum + residual, low, high)`.
 #[derive(Copy, Clone, Debug)]

@@ -31,8 +31,7 @@ pub(crate) fn forward(
     if out.is_empty() {
         return Ok(());
     }
-    let pointwise = taps == 1 && g.stride == [1; 3] && g.padding == [0; 3];
-    let mut cols = vec![0f32; if pointwise || ic == 1 && oc == 1 { 0 } else { ic * taps * positions }];
+    let mut cols = vec![0f32; if g.is_pointwise() || ic == 1 && oc == 1 { 0 } else { ic * taps * positions }];
     for b in 0..g.batch {
         for group in 0..g.groups {
             let image = &x[(b * g.in_channels + group * ic) * plane..][..ic * plane];
@@ -51,7 +50,7 @@ pub(crate) fn forward(
                 });
                 continue;
             }
-            let patches = if pointwise {
+            let patches = if g.is_pointwise() {
                 image
             } else {
                 g.columns(image, ic, &mut cols);

@@ -2,7 +2,6 @@
 
 use super::Table;
 use crate::kernel::{KernelCall, KernelError, TensorMut, TensorRef};
-use crate::parallel::PART;
 use lowbit_core::DType;
 use std::borrow::Cow;
 
@@ -181,10 +180,10 @@ fn rows(
     let rows = x.len() / size;
     let mut stats = vec![(0.0, 0.0); rows];
     if let Some(out) = outs[0].slice::<f32>() {
-        let part = if x.len() < 2 * PART { rows } else { rows.div_ceil(2 * c.threads.count()) };
-        let (xs, outs) = (x.chunks(part.max(1) * size), out.chunks_mut(part.max(1) * size));
+        let part = c.threads.together(rows, size);
+        let (xs, outs) = (x.chunks(part * size), out.chunks_mut(part * size));
         c.threads.for_each(
-            xs.zip(outs).zip(stats.chunks_mut(part.max(1))),
+            xs.zip(outs).zip(stats.chunks_mut(part)),
             || (),
             |(), ((x, out), stats)| {
                 for ((x, o), stats) in x.chunks_exact(size).zip(out.chunks_exact_mut(size)).zip(stats) {

@@ -5,7 +5,7 @@ use super::elementwise::copy_bytes;
 use crate::kernel::{
     ConcreteArg, KernelCall, KernelError, TensorMut, TensorRef, for_each_row, strides, wrap,
 };
-use crate::parallel::{PART, Threads};
+use crate::parallel::Threads;
 use lowbit_core::DType;
 
 type Result = std::result::Result<(), KernelError>;
@@ -28,10 +28,7 @@ impl Strided<'_> {
             return;
         }
         let rows = self.shape.iter().product::<usize>() / row;
-        let part = match rows * row < 2 * PART {
-            true => rows,
-            false => rows.div_ceil(2 * threads.count()),
-        };
+        let part = threads.together(rows, row);
         let parts = out.chunks_mut(part * row * self.size).enumerate();
         threads.for_each(parts, || (), |(), (i, out)| self.copy_rows(i * part, out));
     }

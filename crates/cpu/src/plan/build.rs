@@ -370,16 +370,14 @@ impl<'a> Builder<'a> {
         let same_type = inputs
             .first()
             .is_some_and(|&v| self.program.graph.ty(v).dtype == self.program.graph.ty(outputs[0]).dtype);
-        if same_type && outputs.len() == 1 && (views(node.op()) || copies(node.op())) {
-            let layout = if copies(node.op()) { self.format(inputs[0]) } else { Layout::Contiguous };
-            let from = self.slot(inputs[0], layout, Some(n))?;
-            let [shape] = <[_; 1]>::try_from(shapes).unwrap_or_default();
-            let out = self.make(outputs[0], shape, layout, Place::Alias(from, 0));
-            self.push(n, Run::Nothing, vec![], vec![from], vec![out]);
-            return Ok(());
-        }
         let args = concrete(self.program, n, self.bindings)?;
-        if same_type && self.cuts(n, inputs, outputs, &shapes, &args)? {
+        let lies = if same_type { self.lies(n, inputs, &shapes, &args)? } else { None };
+        if let Some((layout, starts)) = lies {
+            let from = self.slot(inputs[0], layout, Some(n))?;
+            let outs = outputs.iter().zip(shapes).zip(starts);
+            let outs = outs.map(|((&v, shape), at)| self.make(v, shape, layout, Place::Alias(from, at)));
+            let outs = outs.collect();
+            self.push(n, Run::Nothing, vec![], vec![from], outs);
             return Ok(());
         }
         if self.follows(n, inputs, outputs, &shapes, &args)? {
@@ -393,30 +391,25 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// Leaves the outputs of a node where they lie in its operand, if they do.
-    fn cuts(
-        &mut self,
+    /// Where the outputs of a node lie in its first operand, if it computes nothing: in which format, and from which bytes on.
+    fn lies(
+        &self,
         n: NodeId,
         inputs: &[ValueId],
-        outputs: &[ValueId],
         shapes: &[Vec<usize>],
         args: &[ConcreteArg],
-    ) -> Result<bool, RunError> {
-        let &[x] = inputs else { return Ok(false) };
+    ) -> Result<Option<(Layout, Vec<usize>)>, RunError> {
+        let (op, format) = (self.program.graph.node(n).op(), self.format(inputs[0]));
+        if copies(op) || views(op) {
+            let layout = if copies(op) { format } else { Layout::Contiguous };
+            return Ok(Some((layout, vec![0])));
+        }
+        let (&[x], Layout::Contiguous) = (inputs, format) else { return Ok(None) };
         let (dtype, shape) = (self.program.graph.ty(x).dtype, self.shape(x, n)?);
         let operand = [TensorRef { dtype, shape: &shape, bytes: &[] }];
-        let call = KernelCall::alone(self.program.graph.node(n).op(), args, &operand, self.isa);
-        let Some(starts) = starts(&call, shapes).filter(|_| self.format(x) == Layout::Contiguous) else {
-            return Ok(false);
-        };
-        let from = self.slot(x, Layout::Contiguous, Some(n))?;
-        let outs = outputs.iter().zip(shapes).zip(starts).map(|((&v, shape), start)| {
-            let place = Place::Alias(from, start * dtype.size());
-            self.make(v, shape.clone(), Layout::Contiguous, place)
-        });
-        let outs = outs.collect();
-        self.push(n, Run::Nothing, vec![], vec![from], outs);
-        Ok(true)
+        let starts = starts(&KernelCall::alone(op, args, &operand, self.isa), shapes);
+        let bytes = |starts: Vec<usize>| starts.into_iter().map(|at| at * dtype.size()).collect();
+        Ok(starts.map(|starts| (Layout::Contiguous, bytes(starts))))
     }
 
     /// Runs a node on channels-last operands, if it can and they are.

@@ -1,8 +1,7 @@
 //! Which operators join a convolution or product: the sums are added to and clamped before they are stored.
 
-use super::UNBOUNDED;
 use super::copies::copies;
-use crate::simd::Stages;
+use crate::simd::{Stages, UNBOUNDED};
 use lowbit_core::DType;
 use lowbit_core::executor::Watchlist;
 use lowbit_core::ir::{Arg, NodeId, Program, ValueId};

@@ -5,6 +5,7 @@
 
 use super::build::operands;
 use crate::dense::rescale::Grid;
+use crate::simd::UNBOUNDED;
 use lowbit_core::DType;
 use lowbit_core::executor::Watchlist;
 use lowbit_core::ir::{Arg, Def, Key, Node, NodeId, Program, ValueId};
@@ -189,7 +190,7 @@ impl Finder<'_> {
         let last = self.sole(v)?;
         let mut joined = vec![n];
         // A clamp between, unless it is all there is.
-        let (mut root, mut bounds) = (last, (f32::NEG_INFINITY, f32::INFINITY));
+        let (mut root, mut bounds) = (last, UNBOUNDED);
         if let Some(found) = ops::bounds(self.node(last).op(), self.node(last).args())
             && let Some(inner) = self.node(last).operands().next().and_then(|v| self.sole(v))
             && *self.node(inner).op() != ops::DEQUANTIZE_PER_TENSOR
@@ -280,8 +281,7 @@ impl Integers {
             if !readers.contains(&n)
                 && let Some(x) = find.layer(n)
             {
-                let none = (f32::NEG_INFINITY, f32::INFINITY);
-                let form = Form::Layer { root: n, x, clamp: none, to: None };
+                let form = Form::Layer { root: n, x, clamp: UNBOUNDED, to: None };
                 out.groups.insert(n, Group { form, output: find.node(n).output() });
                 readers.insert(n);
             } else if let Some(x) = find.rows(n) {

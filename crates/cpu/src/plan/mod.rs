@@ -22,12 +22,11 @@ pub use integer_steps::{IntegerStep, Layer, RowLayer};
 pub use layout::{Layout, reorder};
 pub use packs::{Packed, Packs};
 
-use crate::dense::UNBOUNDED;
 use crate::dense::conv::Filter;
 use crate::dense::geometry::Geometry;
 use crate::kernel::{ConcreteArg, Kernel};
 use crate::memory::Aligned;
-use crate::simd::{Isa, Stages};
+use crate::simd::{Isa, Stages, UNBOUNDED};
 use lowbit_core::Tensor;
 use lowbit_core::dtype::DType;
 use lowbit_core::executor::{RunError, Watchlist};

@@ -3,6 +3,9 @@
 use super::seen::Seen;
 use super::vector::Vector;
 
+/// No bounds.
+pub(crate) const UNBOUNDED: (f32, f32) = (f32::NEG_INFINITY, f32::INFINITY);
+
 /// Finishes sums and stores them.
 pub(crate) trait Finish {
     /// Elements of the result.

@@ -32,7 +32,7 @@ pub(crate) use depthwise_quads::{
     BLOCK as DEPTHWISE_BLOCK, DepthwiseQuadRow, ROWS as DEPTHWISE_ROWS, beyond as beyond_depthwise_quads,
     channel as depthwise_quad_channel, depthwise_quad_row, has_depthwise_quads,
 };
-pub(crate) use finish::{Floats, Parts, Scaled};
+pub(crate) use finish::{Floats, Parts, Scaled, UNBOUNDED};
 pub(crate) use histogram::histogram;
 pub(crate) use pairs::{COLUMNS, PairStrip, Places, ROWS, pair_strip};
 pub(crate) use quad_groups::{QuadGroups, quad_groups};

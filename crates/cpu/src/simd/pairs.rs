@@ -221,7 +221,7 @@ unsafe fn portable<F: Finish>(mut s: PairStrip<'_, F>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::finish::Scaled;
+    use super::super::finish::{Scaled, UNBOUNDED};
     use super::*;
 
     #[test]
@@ -259,7 +259,7 @@ mod tests {
                             out: bytemuck::cast_slice_mut(&mut out),
                             factors: &factors,
                             offsets: &offsets_of,
-                            clamp: (f32::NEG_INFINITY, f32::INFINITY),
+                            clamp: UNBOUNDED,
                             zero: None,
                             small: true,
                         };

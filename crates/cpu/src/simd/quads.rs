@@ -149,7 +149,7 @@ mod x86 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::finish::Scaled;
+    use super::super::finish::{Scaled, UNBOUNDED};
     use super::*;
 
     #[test]
@@ -182,7 +182,7 @@ mod tests {
                     out: bytemuck::cast_slice_mut(&mut out),
                     factors: &factors,
                     offsets: &added,
-                    clamp: (f32::NEG_INFINITY, f32::INFINITY),
+                    clamp: UNBOUNDED,
                     zero: None,
                     small: true,
                 };

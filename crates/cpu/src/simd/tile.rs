@@ -4,7 +4,7 @@
 //! ("indirect GEMM"; Dukhan, The Indirect Convolution Algorithm, 2019). Each output element sums in the order of its
 //! row, starting from the bias, by fused multiply-add.
 
-use super::finish::{Finish, Floats};
+use super::finish::{Finish, Floats, UNBOUNDED};
 use super::vector::{Portable, Vector};
 use super::{Ahead, Isa, Kind, LINE, SECOND, TO_WRITE, ZEROS, fetch, fetch_line, shares};
 use std::ops::Range;
@@ -223,7 +223,7 @@ pub(crate) fn strip<const SEE: bool>(isa: Isa, s: Strip<'_>, mut to: Floats<'_, 
         }
     }
     if !s.last {
-        (to.residual, to.clamp) = (None, (f32::NEG_INFINITY, f32::INFINITY));
+        (to.residual, to.clamp) = (None, UNBOUNDED);
     }
     // SAFETY: an `Isa` exists only where its features were detected; the checks above are what `tiles` asks for.
     unsafe {
@@ -496,7 +496,7 @@ mod tests {
                     first: true,
                     last: true,
                 };
-                let clamp = (f32::NEG_INFINITY, f32::INFINITY);
+                let clamp = UNBOUNDED;
                 strip(isa, t, Floats::<true> { out: &mut out, residual: None, clamp, seen: &mut seen });
                 let want = want.map(|(least, greatest)| Extremes::of(least, greatest));
                 assert_eq!(seen.bits().results.extremes(), want, "{isa:?} {:?}", &x[..3]);
