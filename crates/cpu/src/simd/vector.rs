@@ -41,6 +41,14 @@ pub(crate) unsafe trait Vector: Copy {
             bytes.as_ptr().copy_to_nonoverlapping(to, n.min(Self::LANES));
         }
     }
+    /// The lanes in their order, and how many they are: without those that are zero, where there is an instruction for it. What is
+    /// written behind them, up to [`LANES`](Vector::LANES), has no meaning.
+    #[inline(always)]
+    unsafe fn store_not_zero(self, to: *mut f32) -> usize {
+        // SAFETY: the caller's.
+        unsafe { self.store(to) };
+        Self::LANES
+    }
     /// The places of the lanes among bins, as [`Bins::place`] finds them.
     unsafe fn store_places(self, bins: &Bins, to: *mut u32);
     unsafe fn add(self, other: Self) -> Self;
@@ -495,6 +503,16 @@ mod x86 {
             unsafe {
                 let whole = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(zero));
                 _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(whole));
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn store_not_zero(self, to: *mut f32) -> usize {
+            // SAFETY: as above. The whole register is stored: some processors store a part of one much more slowly.
+            unsafe {
+                let kept = _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(self.0, _mm512_setzero_ps());
+                _mm512_storeu_ps(to, _mm512_maskz_compress_ps(kept, self.0));
+                kept.count_ones() as usize
             }
         }
 
