@@ -2,7 +2,7 @@
 
 use crate::spread::Processors;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Elements that are worth another thread.
@@ -17,6 +17,27 @@ struct Helpers {
     pool: rayon::ThreadPool,
     /// Of the caller and then the helpers.
     processors: Processors,
+}
+
+/// Does something when it is dropped, after a panic as well.
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        self.0();
+    }
+}
+
+/// Waits for what takes about as long as an operator. The processor goes to other threads now and then: it may be one of them that
+/// is waited for.
+fn wait_until(done: impl Fn() -> bool) {
+    const SPINS: usize = 100;
+    while !(0..SPINS).any(|_| {
+        std::hint::spin_loop();
+        done()
+    }) {
+        std::thread::yield_now();
+    }
 }
 
 impl Helpers {
@@ -59,28 +80,19 @@ impl Threads {
     /// Calls `f` with the helpers awake: waking one takes longer than many operators.
     pub fn awake<R>(&self, f: impl FnOnce() -> R) -> R {
         let Some(helpers) = self.0.as_deref() else { return f() };
-        /// Lets the helpers go, whatever becomes of `f`.
-        struct Done<'a>(&'a AtomicBool);
-        impl Drop for Done<'_> {
-            fn drop(&mut self) {
-                self.0.store(true, Ordering::Release);
-            }
-        }
         let done = AtomicBool::new(false);
         helpers.processors.note(0);
         helpers.pool.in_place_scope(|scope| {
             for _ in 0..helpers.pool.current_num_threads() {
                 scope.spawn(|_| {
                     helpers.processors.leave_others(helpers.thread());
-                    while !done.load(Ordering::Acquire) {
-                        // The caller comes first where processors are few.
-                        if rayon::yield_now() != Some(rayon::Yield::Executed) {
-                            std::thread::yield_now();
-                        }
-                    }
+                    wait_until(|| {
+                        while rayon::yield_now() == Some(rayon::Yield::Executed) {}
+                        done.load(Ordering::Acquire)
+                    });
                 });
             }
-            let _done = Done(&done);
+            let _done = OnDrop(|| done.store(true, Ordering::Release));
             f()
         })
     }
@@ -115,9 +127,17 @@ impl Threads {
             }
         };
         // The caller works too: entering the pool and coming back would cost more than many operators.
+        let busy = AtomicUsize::new(count - 1);
         helpers.pool.in_place_scope(|scope| {
-            (1..count).for_each(|_| scope.spawn(|_| help(helpers.thread())));
+            for _ in 1..count {
+                scope.spawn(|_| {
+                    let _done = OnDrop(|| _ = busy.fetch_sub(1, Ordering::Release));
+                    help(helpers.thread());
+                });
+            }
             help(0);
+            // The end of a scope lets the system put the caller to sleep, which takes longer than many operators too.
+            wait_until(|| busy.load(Ordering::Acquire) == 0);
         });
     }
 }

@@ -9,7 +9,7 @@ use crate::dense::{Epilogue, Watch};
 use crate::kernel::{Kernel, KernelCall, KernelError, TensorMut, TensorRef};
 use crate::math::clamp_nan;
 use crate::memory::{Aligned, Rest, nothing, take_out};
-use crate::parallel::{PART, Threads};
+use crate::parallel::Threads;
 use crate::plan::{Group, IntegerStep, Layer, Layout, Place, Plan, Run, Step, Turn, reorder};
 use crate::profile::Profile;
 use crate::simd::{Isa, Stages, UNBOUNDED};
@@ -388,11 +388,14 @@ fn carry_out(
                     groups::multiply(isa, threads, &layer.weights, x, out);
                 }
                 IntegerStep::Add(add) => {
-                    add.run(isa, memory.bytes(step.inputs[0]), memory.bytes(step.inputs[1]), outs[0]);
+                    let [x, y] = [0, 1].map(|i| memory.bytes(step.inputs[i]));
+                    in_parts(threads, outs[0], 1, |part, out| add.run(isa, &x[part.clone()], &y[part], out));
                 }
                 IntegerStep::Table(table) => {
-                    let bytes = outs[0].iter_mut().zip(memory.bytes(step.inputs[0]));
-                    bytes.for_each(|(o, &b)| *o = table[usize::from(b)]);
+                    let x = memory.bytes(step.inputs[0]);
+                    in_parts(threads, outs[0], 1, |part, out| {
+                        out.iter_mut().zip(&x[part]).for_each(|(o, &b)| *o = table[usize::from(b)]);
+                    });
                 }
             }
             Ok(())
@@ -424,23 +427,33 @@ fn carry_out(
 
 /// Bounds floats in place; NaN stays NaN.
 fn bound(threads: &Threads, isa: Isa, (low, high): (f32, f32), out: &mut [u8]) {
+    in_parts(threads, out, size_of::<f32>(), |_, part| {
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                bytemuck::cast_slice_mut::<u8, f32>(part)
+                    .iter_mut()
+                    .for_each(|x| *x = clamp_nan(*x, low, high))
+            },
+        );
+    });
+}
+
+/// Calls `f` for parts of a result whose elements, of `size` bytes, come from those at the same places alone, with where they are.
+fn in_parts(threads: &Threads, out: &mut [u8], size: usize, f: impl Fn(Range<usize>, &mut [u8]) + Sync) {
+    let part = threads.together(out.len() / size, 1);
     threads.for_each(
-        bytemuck::cast_slice_mut::<u8, f32>(out).chunks_mut(PART),
+        out.chunks_mut(part * size).enumerate(),
         || (),
-        |(), part| {
-            isa.vectorize(
-                #[inline(always)]
-                || part.iter_mut().for_each(|x| *x = clamp_nan(*x, low, high)),
-            );
-        },
+        |(), (i, out)| f(i * part..i * part + out.len() / size, out),
     );
 }
 
-/// Whether threads can share the elements of a result: each comes from those at its place alone, and there are many.
+/// Whether threads can share the elements of a result.
 fn shares_elements(call: &KernelCall<'_>, out: &TensorMut<'_>) -> bool {
     let traits = &call.op.traits;
     let alike = call.inputs.iter().all(|x| x.shape == out.shape);
-    traits.elementwise && !traits.random && alike && call.threads.count() > 1 && out.numel() >= 2 * PART
+    traits.elementwise && !traits.random && alike && call.threads.count() > 1
 }
 
 /// Calls a kernel for parts of the elements.
@@ -449,24 +462,20 @@ fn element_by_element(
     call: &KernelCall<'_>,
     out: &mut TensorMut<'_>,
 ) -> Result<(), KernelError> {
-    let (dtype, size) = (out.dtype, out.dtype.size());
+    let dtype = out.dtype;
     let failed: Mutex<Option<KernelError>> = Mutex::new(None);
-    call.threads.for_each(
-        out.bytes.chunks_mut(PART * size).enumerate(),
-        || (),
-        |(), (i, bytes)| {
-            let shape = [bytes.len() / size];
-            let part = |x: &TensorRef<'_>| x.dtype.size() * i * PART..x.dtype.size() * (i * PART + shape[0]);
-            let inputs: Vec<TensorRef<'_>> = call
-                .inputs
-                .iter()
-                .map(|x| TensorRef { dtype: x.dtype, shape: &shape, bytes: &x.bytes[part(x)] })
-                .collect();
-            let call = KernelCall { inputs: &inputs, ..*call };
-            if let Err(e) = kernel(&call, &mut [TensorMut { dtype, shape: &shape, bytes }]) {
-                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(e);
-            }
-        },
-    );
+    in_parts(call.threads, out.bytes, dtype.size(), |part, bytes| {
+        let shape = [part.len()];
+        let bytes_of = |x: &TensorRef<'_>| x.dtype.size() * part.start..x.dtype.size() * part.end;
+        let inputs: Vec<TensorRef<'_>> = call
+            .inputs
+            .iter()
+            .map(|x| TensorRef { dtype: x.dtype, shape: &shape, bytes: &x.bytes[bytes_of(x)] })
+            .collect();
+        let call = KernelCall { inputs: &inputs, ..*call };
+        if let Err(e) = kernel(&call, &mut [TensorMut { dtype, shape: &shape, bytes }]) {
+            *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(e);
+        }
+    });
     failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
