@@ -29,6 +29,7 @@ impl Profile {
         let name = node.op().short_name();
         let what = match &step.run {
             Run::Reorder => "change of memory format".to_string(),
+            Run::QuantizeLast => format!("{name}, change of memory format"),
             Run::Nothing | Run::Kernel(_) | Run::ChannelsLast(_) => name.to_string(),
             Run::Bound(..) => format!("{name}, in place"),
             Run::Convolve(g, ..) if g.groups > 1 => format!("{name} of groups, prepacked"),

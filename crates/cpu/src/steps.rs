@@ -7,10 +7,11 @@ use crate::dense::integer;
 use crate::dense::strips::Quantized;
 use crate::dense::{Epilogue, Watch};
 use crate::kernel::{Kernel, KernelCall, KernelError, TensorMut, TensorRef};
+use crate::kernels::format::{quantize_channels_last, reorder};
 use crate::math::clamp_nan;
 use crate::memory::{Aligned, Rest, nothing, take_out};
 use crate::parallel::Threads;
-use crate::plan::{Group, IntegerStep, Layer, Layout, Place, Plan, Run, Step, Turn, reorder};
+use crate::plan::{Group, IntegerStep, Layer, Layout, Place, Plan, Run, Step, Turn};
 use crate::profile::Profile;
 use crate::simd::{Isa, Stages, UNBOUNDED};
 use bytes::Bytes;
@@ -329,6 +330,13 @@ fn carry_out(
             let last = to.layout == Layout::ChannelsLast;
             reorder(&from.shape, from.dtype.size(), memory.bytes(step.inputs[0]), outs[0], last);
             Ok(())
+        }
+        Run::QuantizeLast => {
+            let (op, inputs) = (program.graph.node(step.node).op(), [memory.tensor(step.inputs[0], true)]);
+            quantize_channels_last(
+                &KernelCall { op, args: &step.args, inputs: &inputs, isa, threads },
+                outs[0],
+            )
         }
         Run::Convolve(g, filter, _) => {
             let (slot, out) = (step.inputs[0], bytemuck::cast_slice_mut(outs[0]));

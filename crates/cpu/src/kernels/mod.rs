@@ -9,6 +9,7 @@ pub(crate) mod channels_last;
 pub(crate) mod conv;
 mod create;
 mod elementwise;
+pub(crate) mod format;
 mod index;
 mod linear;
 mod norm;

@@ -27,25 +27,43 @@ fn byte(v: f32) -> u8 {
 }
 
 /// `clamp(round(x · (1/scale)) + zero_point)`, ties to even; the reciprocal is taken in f64 and rounded to f32.
-fn quantize_at(
-    c: &KernelCall<'_>,
-    out: &mut TensorMut<'_>,
-    scale: f64,
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Affine {
+    inverse: f32,
     zero: f32,
-    min: f64,
-    max: f64,
-) -> Result {
-    let inv = (1.0 / scale) as f32;
-    let (min, max) = (min as f32, max as f32);
+    min: f32,
+    max: f32,
+}
+
+impl Affine {
+    fn new(scale: f64, zero: f32, min: f64, max: f64) -> Self {
+        Affine { inverse: (1.0 / scale) as f32, zero, min: min as f32, max: max as f32 }
+    }
+
+    /// That of a `quantize_per_tensor(input, scale, zero_point, quant_min, quant_max, dtype)`.
+    pub fn of(c: &KernelCall<'_>) -> std::result::Result<Self, KernelError> {
+        Ok(Affine::new(c.float(1)?, c.int(2)? as f32, c.float(3)?, c.float(4)?))
+    }
+
+    #[inline(always)]
+    fn quantize(self, x: f32) -> f32 {
+        ((x * self.inverse).round_ties_even() + self.zero).clamp(self.min, self.max)
+    }
+
+    /// Quantizes to bytes.
+    #[inline(always)]
+    pub fn bytes(self, x: &[f32], to: &mut [u8]) {
+        to.iter_mut().zip(x).for_each(|(to, &x)| *to = byte(self.quantize(x)));
+    }
+}
+
+fn quantize_at(c: &KernelCall<'_>, out: &mut TensorMut<'_>, affine: Affine) -> Result {
     let x = c.tensor(0)?.as_vec::<f32>();
     c.isa.vectorize(
         #[inline(always)]
-        || {
-            let q = x.iter().map(
-                #[inline(always)]
-                move |&x| ((x * inv).round_ties_even() + zero).clamp(min, max),
-            );
-            store(out, q);
+        || match out.dtype {
+            DType::I8 | DType::U8 => affine.bytes(&x, out.bytes),
+            _ => out.store(x.iter().map(|&x| affine.quantize(x))),
         },
     );
     Ok(())
@@ -79,12 +97,12 @@ fn scalar(t: TensorRef<'_>) -> f64 {
 }
 
 fn quantize_per_tensor(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
-    quantize_at(c, &mut outs[0], c.float(1)?, c.int(2)? as f32, c.float(3)?, c.float(4)?)
+    quantize_at(c, &mut outs[0], Affine::of(c)?)
 }
 fn quantize_per_tensor_tensor(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let (scale, zero) = (scalar(c.tensor(1)?), scalar(c.tensor(2)?) as f32);
     let bound = |i: usize| c.opt_tensor(i).map(scalar).or_else(|| c.opt_float(i)).unwrap_or(0.0);
-    quantize_at(c, &mut outs[0], scale, zero, bound(3), bound(4))
+    quantize_at(c, &mut outs[0], Affine::new(scale, zero, bound(3), bound(4)))
 }
 fn dequantize_per_tensor(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     dequantize_at(c, &mut outs[0], c.float(1)? as f32, c.int(2)? as f32)

@@ -204,12 +204,39 @@ impl<'a> Builder<'a> {
         if indifferent(&shape) {
             return Ok(self.make(v, shape, layout, Place::Alias(from, 0)));
         }
+        if layout == Layout::ChannelsLast && self.quantizes_last(v, from) {
+            return Ok(from);
+        }
         let to = self.make(v, shape, layout, Place::Nowhere);
         let node = n.or_else(|| self.program.graph.producer(v)).or_else(|| self.program.graph.nodes().next());
         if let Some(node) = node {
             self.push(node, Run::Reorder, vec![], vec![from], vec![to]);
         }
         Ok(to)
+    }
+
+    /// Has the last step, if it is what quantizes a picture to `slot`, put it channels last at once.
+    fn quantizes_last(&mut self, v: ValueId, slot: usize) -> bool {
+        let g = &self.program.graph;
+        let Some(step) = self.plan.steps.last_mut() else { return false };
+        let node = g.node(step.node);
+        let bytes = |v: ValueId| matches!(g.ty(v).dtype, DType::I8 | DType::U8);
+        let floats = |v: ValueId| g.ty(v).dtype == DType::F32;
+        let quantizes = matches!(step.run, Run::Kernel(_))
+            && step.outputs == [slot]
+            && *node.op() == ops::QUANTIZE_PER_TENSOR
+            && node.operands().all(floats)
+            && bytes(v);
+        if quantizes {
+            step.run = Run::QuantizeLast;
+            let slot = &mut self.plan.slots[slot];
+            slot.layout = Layout::ChannelsLast;
+            slot.dims = slot.layout.dims(&slot.shape);
+            if let Some(s) = self.at.remove(&(v, Layout::Contiguous)) {
+                self.at.insert((v, Layout::ChannelsLast), s);
+            }
+        }
+        quantizes
     }
 
     /// A value that is the same in every run.

@@ -106,73 +106,9 @@ pub fn reduces_positions(args: &[ConcreteArg], at: usize, rank: usize) -> bool {
     dims == (2..rank).collect::<Vec<_>>()
 }
 
-/// Moves elements of `size` bytes between the layouts of `shape`.
-pub fn reorder(shape: &[usize], size: usize, from: &[u8], to: &mut [u8], to_channels_last: bool) {
-    let (channels, positions) = (shape[1], shape[2..].iter().product::<usize>());
-    let (rows, columns) = if to_channels_last { (channels, positions) } else { (positions, channels) };
-    match size {
-        1 => transpose::<1>(rows, columns, from, to),
-        2 => transpose::<2>(rows, columns, from, to),
-        4 => transpose::<4>(rows, columns, from, to),
-        _ => transpose::<8>(rows, columns, from, to),
-    }
-}
-
-/// Transposes matrices of `rows × columns` elements of `S` bytes, in blocks that stay in the cache.
-fn transpose<const S: usize>(rows: usize, columns: usize, from: &[u8], to: &mut [u8]) {
-    const BLOCK: usize = 16;
-    let (from, _) = from.as_chunks::<S>();
-    let (to, _) = to.as_chunks_mut::<S>();
-    let size = (rows * columns).max(1);
-    for (from, to) in from.chunks_exact(size).zip(to.chunks_exact_mut(size)) {
-        if rows == 3 {
-            interleave::<S, 3>(from, to);
-            continue;
-        }
-        for r0 in (0..rows).step_by(BLOCK) {
-            for c0 in (0..columns).step_by(BLOCK) {
-                for c in c0..columns.min(c0 + BLOCK) {
-                    for r in r0..rows.min(r0 + BLOCK) {
-                        to[c * rows + r] = from[r * columns + c];
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Transposes a matrix of `R` rows: the colours of pictures.
-fn interleave<const S: usize, const R: usize>(from: &[[u8; S]], to: &mut [[u8; S]]) {
-    let columns = from.len() / R;
-    let rows: [&[[u8; S]]; R] = std::array::from_fn(|r| &from[r * columns..][..columns]);
-    for (c, to) in to.as_chunks_mut::<R>().0.iter_mut().enumerate().take(columns) {
-        *to = rows.map(|row| row[c]);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reordering_and_back() {
-        let picture = [2, 3, 5, 1];
-        let x: Vec<u8> = (0..2 * 3 * 5 * 2).collect();
-        let (mut there, mut back) = (vec![0; x.len()], vec![0; x.len()]);
-        reorder(&picture, 2, &x, &mut there, true);
-        assert_eq!(there[..8], [0, 1, 10, 11, 20, 21, 2, 3]);
-        reorder(&picture, 2, &there, &mut back, false);
-        assert_eq!(back, x);
-        let shape = [2, 19, 3, 7];
-        let x: Vec<u8> = (0..2 * 19 * 21 * 4).map(|i| (i % 251) as u8).collect();
-        let (mut there, mut back) = (vec![0; x.len()], vec![0; x.len()]);
-        reorder(&shape, 4, &x, &mut there, true);
-        // Element (1, 5, 2, 3), by hand.
-        let at = |i: usize| i * 4..i * 4 + 4;
-        assert_eq!(there[at(((3 + 2) * 7 + 3) * 19 + 5)], x[at((19 + 5) * 21 + 2 * 7 + 3)]);
-        reorder(&shape, 4, &there, &mut back, false);
-        assert_eq!(back, x);
-    }
 
     #[test]
     fn dimensions_are_renamed() {

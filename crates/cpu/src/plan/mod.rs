@@ -19,7 +19,7 @@ mod packs;
 pub use bands::{Group, Turn};
 pub use constants::constant_values;
 pub use integer_steps::{IntegerStep, Layer, RowLayer};
-pub use layout::{Layout, reorder};
+pub use layout::Layout;
 pub use packs::{Packed, Packs};
 
 use crate::dense::conv::Filter;
@@ -81,6 +81,8 @@ pub enum Run {
     Nothing,
     /// Changes the memory format.
     Reorder,
+    /// Quantizes, and puts the result channels last.
+    QuantizeLast,
     /// Calls a kernel; it is told sizes in the order of memory.
     Kernel(Kernel),
     /// Calls a kernel that knows channels last; it is told sizes as the program has them.

@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn zeros_that_are_left_out_are_counted() {
         // Runs with many zeros, then one with few, which has the rest counted as it lies, and zeros in that.
-        let zero = |i: usize| if i < 3 * RUN { i % 3 > 0 } else { i % 16 == 0 };
+        let zero = |i: usize| if i < 3 * RUN { !i.is_multiple_of(3) } else { i.is_multiple_of(16) };
         let x: Vec<f32> =
             (0..5 * RUN + 77).map(|i| if zero(i) { -0.0 } else { (i % 601) as f32 - 300.0 }).collect();
         for (low, high) in [(-300.0, 300.0), (0.0, 300.0), (-300.0, 0.0), (1.0, 300.0), (0.0, 0.0)] {
