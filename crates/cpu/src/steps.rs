@@ -328,7 +328,7 @@ fn carry_out(
         Run::Reorder => {
             let (from, to) = (&plan.slots[step.inputs[0]], &plan.slots[step.outputs[0]]);
             let last = to.layout == Layout::ChannelsLast;
-            reorder(&from.shape, from.dtype.size(), memory.bytes(step.inputs[0]), outs[0], last);
+            reorder(isa, &from.shape, from.dtype.size(), memory.bytes(step.inputs[0]), outs[0], last);
             Ok(())
         }
         Run::QuantizeLast => {

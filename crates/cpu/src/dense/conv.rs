@@ -400,20 +400,22 @@ fn with_side_borders<'a>(
 /// Puts rows of `count` channels behind one another pixel by pixel.
 fn put_last<'a>(isa: Isa, channel: impl Fn(usize) -> &'a [f32], count: usize, to: &mut [f32]) {
     if count == 3 {
-        // Those of most pictures.
-        let rows: [&[f32]; 3] = std::array::from_fn(channel);
         isa.vectorize(
             #[inline(always)]
-            || {
-                let pixels = rows[0].iter().zip(rows[1]).zip(rows[2]);
-                to.as_chunks_mut().0.iter_mut().zip(pixels).for_each(|(to, ((a, b), c))| *to = [*a, *b, *c]);
-            },
+            || interleave(std::array::from_fn(channel), to),
         );
         return;
     }
     for c in 0..count {
         to[c..].iter_mut().step_by(count).zip(channel(c)).for_each(|(to, from)| *to = *from);
     }
+}
+
+/// The three channels of a picture, pixel by pixel. Compilers find the instructions for it in this form.
+#[inline(always)]
+pub(crate) fn interleave<T: Copy>([a, b, c]: [&[T]; 3], to: &mut [T]) {
+    let pixels = a.iter().zip(b).zip(c);
+    to.as_chunks_mut().0.iter_mut().zip(pixels).for_each(|(to, ((a, b), c))| *to = [*a, *b, *c]);
 }
 
 #[cfg(test)]

@@ -1,18 +1,30 @@
 //! Changes of memory format, alone or with a quantize node.
 
 use super::quantized::Affine;
+use crate::dense::conv::interleave;
 use crate::kernel::{KernelCall, KernelError};
+use crate::simd::Isa;
 
 /// Moves elements of `size` bytes between the layouts of `shape`.
-pub(crate) fn reorder(shape: &[usize], size: usize, from: &[u8], to: &mut [u8], to_channels_last: bool) {
+pub(crate) fn reorder(
+    isa: Isa,
+    shape: &[usize],
+    size: usize,
+    from: &[u8],
+    to: &mut [u8],
+    to_channels_last: bool,
+) {
     let (channels, positions) = (shape[1], shape[2..].iter().product::<usize>());
     let (rows, columns) = if to_channels_last { (channels, positions) } else { (positions, channels) };
-    match size {
-        1 => transpose::<1>(rows, columns, from, to),
-        2 => transpose::<2>(rows, columns, from, to),
-        4 => transpose::<4>(rows, columns, from, to),
-        _ => transpose::<8>(rows, columns, from, to),
-    }
+    isa.vectorize(
+        #[inline(always)]
+        || match size {
+            1 => transpose::<1>(rows, columns, from, to),
+            2 => transpose::<2>(rows, columns, from, to),
+            4 => transpose::<4>(rows, columns, from, to),
+            _ => transpose::<8>(rows, columns, from, to),
+        },
+    );
 }
 
 /// `quantize_per_tensor` of `f32` in C order, `[N, C, …]`, to bytes channels last.
@@ -59,7 +71,7 @@ fn transpose<const S: usize>(rows: usize, columns: usize, from: &[u8], to: &mut 
     let size = (rows * columns).max(1);
     for (from, to) in from.chunks_exact(size).zip(to.chunks_exact_mut(size)) {
         if rows == 3 {
-            interleave::<S, 3>(from, to);
+            interleave(std::array::from_fn(|r| &from[r * columns..][..columns]), to);
             continue;
         }
         for r0 in (0..rows).step_by(BLOCK) {
@@ -74,40 +86,33 @@ fn transpose<const S: usize>(rows: usize, columns: usize, from: &[u8], to: &mut 
     }
 }
 
-/// Transposes a matrix of `R` rows: the colours of pictures.
-#[inline(always)]
-fn interleave<const S: usize, const R: usize>(from: &[[u8; S]], to: &mut [[u8; S]]) {
-    let columns = from.len() / R;
-    let rows: [&[[u8; S]]; R] = std::array::from_fn(|r| &from[r * columns..][..columns]);
-    for (c, to) in to.as_chunks_mut::<R>().0.iter_mut().enumerate().take(columns) {
-        *to = rows.map(|row| row[c]);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::kernel::{ConcreteArg, TensorRef};
-    use crate::simd::Isa;
     use lowbit_core::{DType, ops};
 
     #[test]
     fn reordering_and_back() {
+        Isa::available().into_iter().for_each(there_and_back);
+    }
+
+    fn there_and_back(isa: Isa) {
         let picture = [2, 3, 5, 1];
         let x: Vec<u8> = (0..2 * 3 * 5 * 2).collect();
         let (mut there, mut back) = (vec![0; x.len()], vec![0; x.len()]);
-        reorder(&picture, 2, &x, &mut there, true);
+        reorder(isa, &picture, 2, &x, &mut there, true);
         assert_eq!(there[..8], [0, 1, 10, 11, 20, 21, 2, 3]);
-        reorder(&picture, 2, &there, &mut back, false);
+        reorder(isa, &picture, 2, &there, &mut back, false);
         assert_eq!(back, x);
         let shape = [2, 19, 3, 7];
         let x: Vec<u8> = (0..2 * 19 * 21 * 4).map(|i| (i % 251) as u8).collect();
         let (mut there, mut back) = (vec![0; x.len()], vec![0; x.len()]);
-        reorder(&shape, 4, &x, &mut there, true);
+        reorder(isa, &shape, 4, &x, &mut there, true);
         // Element (1, 5, 2, 3), by hand.
         let at = |i: usize| i * 4..i * 4 + 4;
         assert_eq!(there[at(((3 + 2) * 7 + 3) * 19 + 5)], x[at((19 + 5) * 21 + 2 * 7 + 3)]);
-        reorder(&shape, 4, &there, &mut back, false);
+        reorder(isa, &shape, 4, &there, &mut back, false);
         assert_eq!(back, x);
     }
 
@@ -134,7 +139,7 @@ mod tests {
                 let c = KernelCall { inputs: &inputs, ..c };
                 let (mut plain, mut want, mut out) = (vec![0; count], vec![0; count], vec![9; count]);
                 Affine::of(&c).unwrap().bytes(x.slice::<f32>().unwrap(), &mut plain);
-                reorder(&shape, 1, &plain, &mut want, true);
+                reorder(isa, &shape, 1, &plain, &mut want, true);
                 quantize_channels_last(&c, &mut out).unwrap();
                 assert_eq!(out, want, "{isa:?} {shape:?}");
             }
