@@ -28,12 +28,13 @@ impl<F: Fn()> Drop for OnDrop<F> {
     }
 }
 
-/// Waits for what takes about as long as an operator. The processor goes to other threads now and then: it may be one of them that
-/// is waited for.
+/// Waits for what takes about as long as an operator, and does the pool's work meanwhile, where this thread is one of its own. The
+/// processor goes to other threads now and then: one of them may be what is waited for.
 fn wait_until(done: impl Fn() -> bool) {
     const SPINS: usize = 100;
     while !(0..SPINS).any(|_| {
         std::hint::spin_loop();
+        while rayon::yield_now() == Some(rayon::Yield::Executed) {}
         done()
     }) {
         std::thread::yield_now();
@@ -83,15 +84,11 @@ impl Threads {
         let done = AtomicBool::new(false);
         helpers.processors.note(0);
         helpers.pool.in_place_scope(|scope| {
-            for _ in 0..helpers.pool.current_num_threads() {
-                scope.spawn(|_| {
-                    helpers.processors.leave_others(helpers.thread());
-                    wait_until(|| {
-                        while rayon::yield_now() == Some(rayon::Yield::Executed) {}
-                        done.load(Ordering::Acquire)
-                    });
-                });
-            }
+            // To each of them: who waits for something else may do the pool's work meanwhile, and must not come upon another's.
+            scope.spawn_broadcast(|_, helper| {
+                helpers.processors.leave_others(helper.index() + 1);
+                wait_until(|| done.load(Ordering::Acquire));
+            });
             let _done = OnDrop(|| done.store(true, Ordering::Release));
             f()
         })
@@ -157,6 +154,21 @@ mod tests {
                     threads.for_each(out.iter_mut().enumerate(), || 1, |one, (i, o)| *o += i + *one);
                     assert_eq!(out, (1..=n).collect::<Vec<_>>());
                 }
+            };
+            work();
+            threads.awake(work);
+        }
+    }
+
+    #[test]
+    fn work_inside_of_work_comes_to_an_end() {
+        for count in [2, 3] {
+            let threads = Threads::new(count).unwrap();
+            let work = || {
+                let mut out = vec![[0usize; 5]; 7];
+                let inner = |part: &mut [usize; 5]| threads.for_each(part.iter_mut(), || (), |(), x| *x += 1);
+                (0..100).for_each(|_| threads.for_each(out.iter_mut(), || (), |(), part| inner(part)));
+                assert_eq!(out, vec![[100; 5]; 7]);
             };
             work();
             threads.awake(work);
