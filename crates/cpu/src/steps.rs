@@ -399,6 +399,7 @@ fn carry_out(
                     let [x, y] = [0, 1].map(|i| memory.bytes(step.inputs[i]));
                     in_parts(threads, outs[0], 1, |part, out| add.run(isa, &x[part.clone()], &y[part], out));
                 }
+                IntegerStep::Mean(mean) => mean.run(isa, threads, memory.bytes(step.inputs[0]), outs[0]),
                 IntegerStep::Table(table) => {
                     let x = memory.bytes(step.inputs[0]);
                     in_parts(threads, outs[0], 1, |part, out| {

@@ -211,6 +211,26 @@ fn sums_functions_and_moves_are_as_exact() {
 }
 
 #[test]
+fn means_are_as_exact() {
+    let pool: (&OpDef, fn() -> Vec<Arg>) = (&ops::ADAPTIVE_AVG_POOL2D, || vec![Arg::ints([1, 1])]);
+    let mean: (&OpDef, fn() -> Vec<Arg>) = (&ops::MEAN_DIM, || vec![Arg::ints([-1, 2]), Arg::Bool(false)]);
+    for ((op, rest), shape, scale, zero, dtype) in [
+        (pool, [2, 200, 33, 31], 0.0079, 4, DType::I8),
+        (pool, [2, 3, 3, 5], 0.0079, 117, DType::U8),
+        (mean, [3, 77, 7, 7], 0.0079, -128, DType::I8),
+        (mean, [1, 1280, 9, 9], 0.004, 255, DType::U8),
+    ] {
+        let mut net = Net::new();
+        let x = net.input(&shape);
+        let x = net.rounded(x, scale, zero, dtype);
+        let y = net.op(op, [x.into()].into_iter().chain(rest()).collect());
+        let y = net.affine(&ops::QUANTIZE_PER_TENSOR, y, 0.003, 3, DType::I8);
+        let (off, all) = compare(op.name, &net.finish(y), 1.0);
+        assert!(off * 100 <= all, "{}: {off} of {all}", op.name);
+    }
+}
+
+#[test]
 fn bounds_behind_a_quantize_node_are_exact() {
     // A layer, quantized, then clamped on the same grid: one narrower range.
     let mut net = Net::new();

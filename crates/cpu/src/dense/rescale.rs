@@ -1,7 +1,11 @@
 //! What becomes of integer sums: they are scaled, and rounded to integers again or left as floats.
 
 use crate::memory::Aligned;
+use crate::parallel::Threads;
 use crate::simd::{Isa, QUAD_COLUMNS as WIDEST, ROUNDER, Scaled};
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// The integers that a result is stored as: `real = (integer − zero) · scale`.
 #[derive(Copy, Clone, Debug, PartialEq)]
@@ -145,6 +149,80 @@ impl Addition {
                     let v = fx(x) * a + fy(y) * b + self.offset;
                     *o = rounded(v, self.low, self.high).wrapping_add(self.zero as u32) as u8;
                 }
+            },
+        );
+    }
+}
+
+/// `clamp(round(a · sum + b))`: the mean of a channel's quantized positions, on a grid of its own.
+#[derive(Debug)]
+pub(crate) struct Mean {
+    channels: usize,
+    positions: usize,
+    /// What makes bytes without a sign of those of the input.
+    flip: u8,
+    factor: f32,
+    offset: f32,
+    low: f32,
+    high: f32,
+    zero: i32,
+}
+
+impl Mean {
+    /// Of so many channels of so many positions, on grid `x`; bounded by `clamp`, stored on `to`.
+    pub fn new(
+        (x, signed): (Grid, bool),
+        (channels, positions): (usize, usize),
+        clamp: (f32, f32),
+        to: Grid,
+    ) -> Mean {
+        let (flip, zero) = if signed { (128, x.zero + 128) } else { (0, x.zero) };
+        let scale = x.scale / to.scale;
+        let grid = to.clamped(clamp.0, clamp.1);
+        Mean {
+            channels,
+            positions,
+            flip,
+            factor: (scale / positions as f64) as f32,
+            offset: (-scale * f64::from(zero)) as f32,
+            low: (grid.min - grid.zero) as f32,
+            high: (grid.max - grid.zero) as f32,
+            zero: grid.zero,
+        }
+    }
+
+    /// Of images channels last. Sums are exact: a channel has at most 2²⁴ positions where 32 bits hold them.
+    pub fn run(&self, isa: Isa, threads: &Threads, x: &[u8], out: &mut [u8]) {
+        let image = self.channels * self.positions;
+        if image == 0 {
+            return;
+        }
+        // Lines of channels, so that no two threads read the same.
+        let part = threads.together(self.channels.div_ceil(LINE), LINE * self.positions) * LINE;
+        let images = x.chunks_exact(image).zip(out.chunks_exact_mut(self.channels));
+        let parts = images.flat_map(|(x, out)| {
+            let parts = out.chunks_mut(part).enumerate();
+            parts.map(move |(i, out)| (x, i * part, out))
+        });
+        threads.for_each(
+            parts.collect::<Vec<_>>().into_iter(),
+            || vec![0u32; part.min(self.channels)],
+            |sums, (x, first, out)| {
+                isa.vectorize(
+                    #[inline(always)]
+                    || {
+                        let sums = &mut sums[..out.len()];
+                        sums.fill(0);
+                        for pixel in x.chunks_exact(self.channels) {
+                            let pixel = &pixel[first..first + sums.len()];
+                            sums.iter_mut().zip(pixel).for_each(|(sum, b)| *sum += u32::from(b ^ self.flip));
+                        }
+                        for (o, &sum) in out.iter_mut().zip(&*sums) {
+                            let v = sum as f32 * self.factor + self.offset;
+                            *o = rounded(v, self.low, self.high).wrapping_add(self.zero as u32) as u8;
+                        }
+                    },
+                );
             },
         );
     }

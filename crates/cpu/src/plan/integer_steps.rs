@@ -7,7 +7,7 @@ use super::{Place, Run, concrete};
 use crate::dense::geometry::Geometry;
 use crate::dense::groups::GroupedWeights;
 use crate::dense::integer::{IntegerFilter, line};
-use crate::dense::rescale::{Addition, Grid, Rescale};
+use crate::dense::rescale::{Addition, Grid, Mean, Rescale};
 use crate::kernel::{KernelCall, TensorMut, TensorRef, kernel};
 use lowbit_core::executor::RunError;
 use lowbit_core::ir::{NodeId, ValueId};
@@ -26,6 +26,8 @@ pub enum IntegerStep {
     Rows(Arc<RowLayer>),
     /// A sum of two tensors.
     Add(Addition),
+    /// The mean of each channel's positions, channels last.
+    Mean(Mean),
     /// Every byte becomes the one at its place.
     Table(Box<[u8; 256]>),
 }
@@ -121,6 +123,14 @@ impl Builder<'_> {
                 let step = Addition::new((x.grid, x.signed), (y.grid, y.signed), *clamp, *to);
                 let out = self.make(group.output, shape, layout, Place::Nowhere);
                 self.push(last, Run::Integer(IntegerStep::Add(step)), vec![], inputs, vec![out]);
+            }
+            Form::Mean { root, x, clamp, to } => {
+                let image = self.shape(x.value, last)?;
+                let positions = image[2..].iter().product();
+                let input = self.slot(x.value, Layout::ChannelsLast, Some(*root))?;
+                let step = Mean::new((x.grid, x.signed), (image[1], positions), *clamp, *to);
+                let out = self.make(group.output, shape, Layout::Contiguous, Place::Nowhere);
+                self.push(*root, Run::Integer(IntegerStep::Mean(step)), vec![], vec![input], vec![out]);
             }
             Form::Table { x, chain } => {
                 let table = self.table(x, chain)?;

@@ -39,6 +39,8 @@ pub(super) enum Form {
     Rows { root: NodeId, x: RowSource },
     /// A sum of two.
     Add { x: Source, y: Source, clamp: (f32, f32), to: Grid },
+    /// The mean of each channel's positions.
+    Mean { root: NodeId, x: Source, clamp: (f32, f32), to: Grid },
     /// Functions of one element: a table of all 256 results.
     Table { x: Source, chain: Vec<NodeId> },
     /// A node that only moves elements, or takes the largest: of the integers as well.
@@ -180,6 +182,31 @@ impl Finder<'_> {
         Some(RowSource { value, scale, zero: zero.first().copied(), signed })
     }
 
+    /// Whether a node makes one number of all positions of a channel: their mean.
+    fn averages_positions(&self, n: NodeId) -> bool {
+        let node = self.node(n);
+        let types = |v: ValueId| self.program.graph.ty(v);
+        let Some(x) = node.operands().next().map(types).filter(|x| x.shape.len() >= 3) else { return false };
+        let Arg::Ints(list) = node.arg(1) else { return false };
+        let known: Option<Vec<i64>> = list.iter().map(SymInt::known).collect();
+        let (Some(list), rank) = (known, x.shape.len() as i64) else { return false };
+        let pools = [
+            &ops::ADAPTIVE_AVG_POOL1D,
+            &ops::ADAPTIVE_AVG_POOL2D,
+            &ops::ADAPTIVE_AVG_POOL3D,
+            &ops::ADAPTIVE_AVG_POOL2D_CORE,
+            &ops::ADAPTIVE_AVG_POOL3D_CORE,
+        ];
+        let positions = if *node.op() == ops::MEAN_DIM {
+            let mut dims: Vec<i64> = list.iter().map(|&d| if d < 0 { d + rank } else { d }).collect();
+            dims.sort_unstable();
+            dims.into_iter().eq(2..rank)
+        } else {
+            pools.contains(&node.op()) && list.len() as i64 == rank - 2 && list.iter().all(|&n| n == 1)
+        };
+        positions && types(node.output()).dtype == DType::F32
+    }
+
     /// The group that ends at a quantize node, with the nodes in it.
     fn before_quantize(&self, n: NodeId, is_layer: &dyn Fn(NodeId) -> bool) -> Option<(Form, Vec<NodeId>)> {
         let node = self.node(n);
@@ -212,6 +239,9 @@ impl Finder<'_> {
         if let (Some(&[x, y]), true) = (sources.as_deref(), *inner.op() == ops::ADD && alpha(2)) {
             let same = inner.operands().all(|v| g.ty(v) == g.ty(inner.output()));
             return same.then_some((Form::Add { x, y, clamp: bounds, to }, joined));
+        }
+        if let (Some(&[x]), true) = (sources.as_deref(), self.averages_positions(root)) {
+            return Some((Form::Mean { root, x, clamp: bounds, to }, joined));
         }
         if let Some(sources) = sources.filter(|s| !s.is_empty() && root == last) {
             let moves = inner.op().traits.moves_data || [&ops::MAX_POOL2D, &ops::CAT].contains(&inner.op());
@@ -327,7 +357,7 @@ impl Integers {
             let Some(before) = g.producer(x.value) else { continue };
             let Some(Group { mut form, .. }) = self.groups.get(&before).cloned() else { continue };
             match &mut form {
-                Form::Layer { to: Some(to), .. } | Form::Add { to, .. } => {
+                Form::Layer { to: Some(to), .. } | Form::Add { to, .. } | Form::Mean { to, .. } => {
                     *to = to.clamped(bounds.0, bounds.1)
                 }
                 _ => continue,
