@@ -191,8 +191,10 @@ impl Mean {
         }
     }
 
-    /// Of images channels last. Sums are exact: a channel has at most 2²⁴ positions where 32 bits hold them.
+    /// Of images channels last. Sums are exact.
     pub fn run(&self, isa: Isa, threads: &Threads, x: &[u8], out: &mut [u8]) {
+        /// Positions whose sum 32 bits hold.
+        const SUMMED: usize = 1 << 24;
         let image = self.channels * self.positions;
         if image == 0 {
             return;
@@ -206,19 +208,24 @@ impl Mean {
         });
         threads.for_each(
             parts.collect::<Vec<_>>().into_iter(),
-            || vec![0u32; part.min(self.channels)],
-            |sums, (x, first, out)| {
+            || (vec![0u32; part.min(self.channels)], vec![0u64; part.min(self.channels)]),
+            |(sums, totals), (x, first, out)| {
                 isa.vectorize(
                     #[inline(always)]
                     || {
-                        let sums = &mut sums[..out.len()];
-                        sums.fill(0);
-                        for pixel in x.chunks_exact(self.channels) {
-                            let pixel = &pixel[first..first + sums.len()];
-                            sums.iter_mut().zip(pixel).for_each(|(sum, b)| *sum += u32::from(b ^ self.flip));
+                        let (sums, totals) = (&mut sums[..out.len()], &mut totals[..out.len()]);
+                        totals.fill(0);
+                        for x in x.chunks(self.channels.saturating_mul(SUMMED)) {
+                            sums.fill(0);
+                            for pixel in x.chunks_exact(self.channels) {
+                                let pixel = &pixel[first..first + sums.len()];
+                                let bytes = pixel.iter().map(|b| u32::from(b ^ self.flip));
+                                sums.iter_mut().zip(bytes).for_each(|(sum, b)| *sum += b);
+                            }
+                            totals.iter_mut().zip(&*sums).for_each(|(total, &sum)| *total += u64::from(sum));
                         }
-                        for (o, &sum) in out.iter_mut().zip(&*sums) {
-                            let v = sum as f32 * self.factor + self.offset;
+                        for (o, &total) in out.iter_mut().zip(&*totals) {
+                            let v = total as f32 * self.factor + self.offset;
                             *o = rounded(v, self.low, self.high).wrapping_add(self.zero as u32) as u8;
                         }
                     },
