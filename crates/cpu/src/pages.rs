@@ -15,7 +15,7 @@ pub(crate) const HUGE: usize = 2 << 20;
 const CHUNK: usize = 32 * HUGE;
 
 /// Bytes that pieces are aligned to: a cache line.
-const LINE: usize = 64;
+pub(crate) const LINE: usize = 64;
 
 /// Part of a mapping, that nothing else reads or writes.
 #[derive(Debug)]

@@ -98,17 +98,21 @@ impl Threads {
     /// whenever there are as many: what it wrote for the last operator is still in its caches. When these are done it helps others.
     pub fn for_each<I: Send, S>(
         &self,
-        items: impl ExactSizeIterator<Item = I> + Send,
+        items: impl Iterator<Item = I>,
         scratch: impl Fn() -> S + Sync,
         work: impl Fn(&mut S, I) + Sync,
     ) {
-        let count = self.count().min(items.len());
-        let (Some(helpers), true) = (self.0.as_deref(), count > 1) else {
+        let Some(helpers) = self.0.as_deref() else {
             let mut own = scratch();
-            items.for_each(|item| work(&mut own, item));
-            return;
+            return items.for_each(|item| work(&mut own, item));
         };
-        let (all, mut items) = (items.len(), items);
+        let items: Vec<I> = items.collect();
+        let (all, count) = (items.len(), self.count().min(items.len()));
+        let mut items = items.into_iter();
+        if count < 2 {
+            let mut own = scratch();
+            return items.for_each(|item| work(&mut own, item));
+        }
         let share = |t: usize| all * (t + 1) / count - all * t / count;
         let shares: Vec<Mutex<VecDeque<I>>> =
             (0..count).map(|t| Mutex::new(items.by_ref().take(share(t)).collect())).collect();

@@ -111,20 +111,16 @@ pub(crate) fn convolve(
         _ => 1 + STRIP.saturating_sub(one) / (strip_length(g, 2) - one).max(1),
     };
     let rows = room.min(g.output[1].div_ceil(threads.count())).max(1);
-    let strips: Vec<(Quantized<'_>, Strip, &mut [u8])> = out
-        .chunks_exact_mut(plane)
-        .enumerate()
-        .take(g.batch * g.output[0])
-        .flat_map(|(p, plane)| {
+    let strips =
+        out.chunks_exact_mut(plane).enumerate().take(g.batch * g.output[0]).flat_map(|(p, plane)| {
             let x = x.part(p / g.output[0] * image, image);
             plane.chunks_mut(rows * row).enumerate().map(move |(s, out)| {
                 let first = s * rows;
                 (x, Strip { z: p % g.output[0], rows: first..first + out.len() / row }, out)
             })
-        })
-        .collect();
+        });
     threads.for_each(
-        strips.into_iter(),
+        strips,
         || Scratch::of(filter.room(g, rows)),
         |scratch, (x, strip, out)| filter.run(Work { isa, g, rescale, x, strip, out }, scratch),
     );
@@ -185,17 +181,13 @@ pub(crate) fn multiply(
     // Rows are the pixels of a line: a pointwise convolution of an image one row high for each strip.
     let strip = (STRIP / depth.max(1)).clamp(1, rows).min(rows.div_ceil(threads.count()));
     let size = rescale.size();
-    let parts: Vec<_> = out
-        .chunks_mut((strip * columns * size).max(1))
-        .enumerate()
-        .map(|(i, out)| {
-            let rows = strip.min(rows - i * strip);
-            (x.part(i * strip * depth, rows * depth), rows, out)
-        })
-        .collect();
+    let parts = out.chunks_mut((strip * columns * size).max(1)).enumerate().map(|(i, out)| {
+        let rows = strip.min(rows - i * strip);
+        (x.part(i * strip * depth, rows * depth), rows, out)
+    });
     let line = |rows| line(rows, depth, columns);
     threads.for_each(
-        parts.into_iter(),
+        parts,
         || Scratch::of(filter.room(&line(strip), 1)),
         |scratch, (x, rows, out)| {
             let work = Work { isa, g: &line(rows), rescale, x, strip: Strip::ROW, out };

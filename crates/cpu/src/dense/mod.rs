@@ -7,6 +7,7 @@ pub(crate) mod gemm;
 pub(crate) mod geometry;
 pub(crate) mod groups;
 pub(crate) mod integer;
+pub(crate) mod mean;
 mod pairs;
 pub(crate) mod panels;
 mod quads;

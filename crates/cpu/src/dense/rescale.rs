@@ -1,11 +1,7 @@
 //! What becomes of integer sums: they are scaled, and rounded to integers again or left as floats.
 
 use crate::memory::Aligned;
-use crate::parallel::Threads;
 use crate::simd::{Isa, QUAD_COLUMNS as WIDEST, ROUNDER, Scaled};
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// The integers that a result is stored as: `real = (integer − zero) · scale`.
 #[derive(Copy, Clone, Debug, PartialEq)]
@@ -84,6 +80,27 @@ impl Rescale {
     }
 }
 
+/// Real numbers, in steps of a grid and from its zero, as its bytes.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Rounding {
+    low: f32,
+    high: f32,
+    zero: i32,
+}
+
+impl Rounding {
+    /// To `grid`, of real numbers bounded by `clamp`.
+    pub fn new(grid: Grid, clamp: (f32, f32)) -> Rounding {
+        let Grid { min, max, zero, .. } = grid.clamped(clamp.0, clamp.1);
+        Rounding { low: (min - zero) as f32, high: (max - zero) as f32, zero }
+    }
+
+    #[inline(always)]
+    pub fn byte(self, v: f32) -> u8 {
+        rounded(v, self.low, self.high).wrapping_add(self.zero as u32) as u8
+    }
+}
+
 #[inline(always)]
 fn signed(b: u8) -> f32 {
     f32::from(b as i8)
@@ -101,23 +118,18 @@ pub(crate) struct Addition {
     factors: [f32; 2],
     signed: [bool; 2],
     offset: f32,
-    low: f32,
-    high: f32,
-    zero: i32,
+    rounding: Rounding,
 }
 
 impl Addition {
     /// Adds values of grids `x` and `y`; bounded by `clamp`, stored on `to`.
     pub fn new(x: (Grid, bool), y: (Grid, bool), clamp: (f32, f32), to: Grid) -> Addition {
         let [a, b] = [x, y].map(|(g, _)| g.scale / to.scale);
-        let grid = to.clamped(clamp.0, clamp.1);
         Addition {
             factors: [a as f32, b as f32],
             signed: [x.1, y.1],
             offset: (-a * f64::from(x.0.zero) - b * f64::from(y.0.zero)) as f32,
-            low: (grid.min - grid.zero) as f32,
-            high: (grid.max - grid.zero) as f32,
-            zero: grid.zero,
+            rounding: Rounding::new(to, clamp),
         }
     }
 
@@ -147,89 +159,8 @@ impl Addition {
             || {
                 for (o, (&x, &y)) in out.iter_mut().zip(x.iter().zip(y)) {
                     let v = fx(x) * a + fy(y) * b + self.offset;
-                    *o = rounded(v, self.low, self.high).wrapping_add(self.zero as u32) as u8;
+                    *o = self.rounding.byte(v);
                 }
-            },
-        );
-    }
-}
-
-/// `clamp(round(a · sum + b))`: the mean of a channel's quantized positions, on a grid of its own.
-#[derive(Debug)]
-pub(crate) struct Mean {
-    channels: usize,
-    positions: usize,
-    /// What makes bytes without a sign of those of the input.
-    flip: u8,
-    factor: f32,
-    offset: f32,
-    low: f32,
-    high: f32,
-    zero: i32,
-}
-
-impl Mean {
-    /// Of so many channels of so many positions, on grid `x`; bounded by `clamp`, stored on `to`.
-    pub fn new(
-        (x, signed): (Grid, bool),
-        (channels, positions): (usize, usize),
-        clamp: (f32, f32),
-        to: Grid,
-    ) -> Mean {
-        let (flip, zero) = if signed { (128, x.zero + 128) } else { (0, x.zero) };
-        let scale = x.scale / to.scale;
-        let grid = to.clamped(clamp.0, clamp.1);
-        Mean {
-            channels,
-            positions,
-            flip,
-            factor: (scale / positions as f64) as f32,
-            offset: (-scale * f64::from(zero)) as f32,
-            low: (grid.min - grid.zero) as f32,
-            high: (grid.max - grid.zero) as f32,
-            zero: grid.zero,
-        }
-    }
-
-    /// Of images channels last. Sums are exact.
-    pub fn run(&self, isa: Isa, threads: &Threads, x: &[u8], out: &mut [u8]) {
-        /// Positions whose sum 32 bits hold.
-        const SUMMED: usize = 1 << 24;
-        let image = self.channels * self.positions;
-        if image == 0 {
-            return;
-        }
-        // Lines of channels, so that no two threads read the same.
-        let part = threads.together(self.channels.div_ceil(LINE), LINE * self.positions) * LINE;
-        let images = x.chunks_exact(image).zip(out.chunks_exact_mut(self.channels));
-        let parts = images.flat_map(|(x, out)| {
-            let parts = out.chunks_mut(part).enumerate();
-            parts.map(move |(i, out)| (x, i * part, out))
-        });
-        threads.for_each(
-            parts.collect::<Vec<_>>().into_iter(),
-            || (vec![0u32; part.min(self.channels)], vec![0u64; part.min(self.channels)]),
-            |(sums, totals), (x, first, out)| {
-                isa.vectorize(
-                    #[inline(always)]
-                    || {
-                        let (sums, totals) = (&mut sums[..out.len()], &mut totals[..out.len()]);
-                        totals.fill(0);
-                        for x in x.chunks(self.channels.saturating_mul(SUMMED)) {
-                            sums.fill(0);
-                            for pixel in x.chunks_exact(self.channels) {
-                                let pixel = &pixel[first..first + sums.len()];
-                                let bytes = pixel.iter().map(|b| u32::from(b ^ self.flip));
-                                sums.iter_mut().zip(bytes).for_each(|(sum, b)| *sum += b);
-                            }
-                            totals.iter_mut().zip(&*sums).for_each(|(total, &sum)| *total += u64::from(sum));
-                        }
-                        for (o, &total) in out.iter_mut().zip(&*totals) {
-                            let v = total as f32 * self.factor + self.offset;
-                            *o = rounded(v, self.low, self.high).wrapping_add(self.zero as u32) as u8;
-                        }
-                    },
-                );
             },
         );
     }

@@ -44,7 +44,7 @@ pub(crate) fn quantize_channels_last(c: &KernelCall<'_>, out: &mut [u8]) -> Resu
         parts.map(move |(i, out)| (x, i * pixels, out))
     });
     c.threads.for_each(
-        parts.collect::<Vec<_>>().into_iter(),
+        parts,
         || vec![0; pixels * channels],
         |rows, (x, first, out)| {
             c.isa.vectorize(

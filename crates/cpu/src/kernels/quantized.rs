@@ -129,7 +129,7 @@ fn quantize_per_channel(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Resul
     let q = v
         .iter()
         .enumerate()
-        .map(|(i, &x)| ((x * inv[ch(i)]).round_ties_even() + zeros[ch(i)]).clamp(min, max));
+        .map(|(i, &x)| Affine { inverse: inv[ch(i)], zero: zeros[ch(i)], min, max }.quantize(x));
     store(&mut outs[0], q);
     Ok(())
 }
@@ -308,18 +308,15 @@ fn quantize_affine(c: &KernelCall<'_>, outs: &mut [TensorMut<'_>]) -> Result {
     let bytes = out.dtype.size() == 1;
     let mut wide = vec![0f32; if bytes { 0 } else { v.len() }];
     runs(x.shape, &block, |b, run| {
-        let (inv, zero) = (inv[b], zeros[b]);
+        // By value: what lies behind references would be read again after every byte that is written.
+        let affine = Affine { inverse: inv[b], zero: zeros[b], min, max };
         c.isa.vectorize(
             #[inline(always)]
             || {
-                let q = v[run.clone()].iter().map(
-                    // By value: what lies behind references would be read again after every byte that is written.
-                    #[inline(always)]
-                    move |x| ((x * inv).round_ties_even() + zero).clamp(min, max),
-                );
+                let x = &v[run.clone()];
                 match bytes {
-                    true => out.bytes[run].iter_mut().zip(q).for_each(|(o, q)| *o = byte(q)),
-                    false => wide[run].iter_mut().zip(q).for_each(|(o, q)| *o = q),
+                    true => affine.bytes(x, &mut out.bytes[run]),
+                    false => wide[run].iter_mut().zip(x).for_each(|(o, &x)| *o = affine.quantize(x)),
                 }
             },
         );

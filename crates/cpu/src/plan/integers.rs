@@ -4,6 +4,7 @@
 //! operands are dequantized from. Dequantize nodes that only such groups read never run.
 
 use super::build::operands;
+use super::layout::are_positions;
 use crate::dense::rescale::Grid;
 use crate::simd::UNBOUNDED;
 use lowbit_core::DType;
@@ -189,20 +190,11 @@ impl Finder<'_> {
         let Some(x) = node.operands().next().map(types).filter(|x| x.shape.len() >= 3) else { return false };
         let Arg::Ints(list) = node.arg(1) else { return false };
         let known: Option<Vec<i64>> = list.iter().map(SymInt::known).collect();
-        let (Some(list), rank) = (known, x.shape.len() as i64) else { return false };
-        let pools = [
-            &ops::ADAPTIVE_AVG_POOL1D,
-            &ops::ADAPTIVE_AVG_POOL2D,
-            &ops::ADAPTIVE_AVG_POOL3D,
-            &ops::ADAPTIVE_AVG_POOL2D_CORE,
-            &ops::ADAPTIVE_AVG_POOL3D_CORE,
-        ];
-        let positions = if *node.op() == ops::MEAN_DIM {
-            let mut dims: Vec<i64> = list.iter().map(|&d| if d < 0 { d + rank } else { d }).collect();
-            dims.sort_unstable();
-            dims.into_iter().eq(2..rank)
-        } else {
-            pools.contains(&node.op()) && list.len() as i64 == rank - 2 && list.iter().all(|&n| n == 1)
+        let (Some(list), rank) = (known, x.shape.len()) else { return false };
+        let pools = node.op().short_name().trim_start_matches('_').starts_with("adaptive_avg_pool");
+        let positions = match *node.op() == ops::MEAN_DIM {
+            true => are_positions(&list, rank),
+            false => pools && list.len() == rank - 2 && list.iter().all(|&n| n == 1),
         };
         positions && types(node.output()).dtype == DType::F32
     }

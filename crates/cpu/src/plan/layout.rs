@@ -100,10 +100,14 @@ pub fn reduces_positions(args: &[ConcreteArg], at: usize, rank: usize) -> bool {
     if matches!(args.get(at + 1), Some(ConcreteArg::Bool(true))) {
         return matches!(args.get(at), Some(ConcreteArg::Ints(list)) if !list.is_empty());
     }
-    let Some(ConcreteArg::Ints(list)) = args.get(at) else { return false };
-    let mut dims: Vec<usize> = list.iter().map(|&d| wrap(d, rank)).collect();
+    matches!(args.get(at), Some(ConcreteArg::Ints(list)) if are_positions(list, rank))
+}
+
+/// Whether these are all dimensions of a tensor of `rank` but the batch's and the channels'.
+pub fn are_positions(dims: &[i64], rank: usize) -> bool {
+    let mut dims: Vec<usize> = dims.iter().map(|&d| wrap(d, rank)).collect();
     dims.sort_unstable();
-    dims == (2..rank).collect::<Vec<_>>()
+    dims.into_iter().eq(2..rank)
 }
 
 #[cfg(test)]

@@ -69,8 +69,9 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         {
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-            let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl");
-            let avx512 = avx512 && is_x86_feature_detected!("popcnt");
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("popcnt");
             let (avx512, bytes) = (avx2 && avx512, is_x86_feature_detected!("avx512bw"));
             if avx512 && bytes && is_x86_feature_detected!("avx512vnni") {
                 all.push(Isa(Kind::Vnni));
